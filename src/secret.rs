@@ -1,0 +1,168 @@
+//! Values that must never be printed. None of these types shows its content in `Debug`, and none has `Display`.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize};
+use uuid::Uuid;
+
+/// The secret of a session, which clients know as `session_id`. Whoever holds it can get access tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionSecret(Uuid);
+
+impl SessionSecret {
+    /// A new secret from the operating system's generator (122 random bits).
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// Reads the usual text form of a UUID. `None` for anything else, which can be no session's secret.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// The only form that is ever stored.
+    #[must_use]
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::of(self.0.as_bytes())
+    }
+
+    /// The text handed to the client at login. Call it only where an answer is written.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl fmt::Debug for SessionSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionSecret(…)")
+    }
+}
+
+/// SHA-256 of a high-entropy secret (a session's secret, an access token, a ticket).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SecretHash(pub [u8; 32]);
+
+impl SecretHash {
+    /// Hashes `secret`. Only for values with 122 random bits or more: there is no salt.
+    #[must_use]
+    pub fn of(secret: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, secret).as_ref());
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(…)")
+    }
+}
+
+/// A password in the clear, on its way from a request to the hash. Wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Password(SecretString);
+
+impl Password {
+    /// Takes `text` as a password. Its length is checked where the request is validated.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(SecretString::from(text))
+    }
+
+    /// The text itself. Call it only to hash or to measure.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Password {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// An access token as the client sent it or will get it: a JWT in compact form.
+#[derive(Clone)]
+pub struct AccessToken(SecretString);
+
+impl AccessToken {
+    /// Takes `text` as a token; nothing is judged here.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(SecretString::from(text.into()))
+    }
+
+    /// The compact form. Call it only to verify or to write an answer.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl PartialEq for AccessToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(…)")
+    }
+}
+
+/// A single-use socket ticket, sealed by the gateway; rides in `?ticket=`.
+#[derive(Clone)]
+pub struct Ticket(SecretString);
+
+impl Ticket {
+    /// Takes `text` as a ticket; nothing is judged here.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(SecretString::from(text.into()))
+    }
+
+    /// The sealed text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticket(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_print() {
+        let secret = SessionSecret::random();
+        assert!(!format!("{secret:?}").contains(&secret.expose()));
+        assert_eq!(format!("{:?}", Password::new("hunter2".into())), "Password(…)");
+        assert_eq!(format!("{:?}", AccessToken::new("a.b.c")), "AccessToken(…)");
+    }
+
+    #[test]
+    fn a_secret_survives_its_text_form() {
+        let secret = SessionSecret::random();
+        assert_eq!(SessionSecret::parse(&secret.expose()).map(|s| s.hash()), Some(secret.hash()));
+        assert!(SessionSecret::parse("not-a-uuid").is_none());
+    }
+}
