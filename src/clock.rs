@@ -54,8 +54,9 @@ impl DatabaseClock {
     /// Takes a measurement: the database said `database_now` somewhere between `sent` and now, by the local wall clock.
     pub fn measure(&self, sent: OffsetDateTime, database_now: OffsetDateTime) {
         let received = OffsetDateTime::now_utc();
-        let middle = sent + (received - sent) / 2;
-        let offset = (database_now - middle).whole_microseconds();
+        let round_trip: time::Duration = received - sent;
+        let offset: time::Duration = database_now - (sent + round_trip / 2);
+        let offset = offset.whole_microseconds();
         self.offset_micros.store(offset as i64, Ordering::Relaxed);
     }
 

@@ -63,6 +63,16 @@ impl fmt::Debug for SecretHash {
     }
 }
 
+/// 32 random bytes shared by the nodes of a deployment, from which the keys for records and tickets are derived.
+#[derive(Clone, zeroize::ZeroizeOnDrop)]
+pub struct RecordKey(pub [u8; 32]);
+
+impl fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecordKey(…)")
+    }
+}
+
 /// A password in the clear, on its way from a request to the hash. Wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Password(SecretString);

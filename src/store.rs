@@ -15,7 +15,7 @@ use crate::clock::BootInstant;
 use crate::entry::{EndReason, LogEntry, Position, PublicKey};
 use crate::freshness::Stamp;
 use crate::ids::{DeploymentId, Jti, NodeId, Sid, UserId};
-use crate::secret::SecretHash;
+use crate::secret::{RecordKey, SecretHash};
 
 /// The database could not answer. Never a statement about a credential.
 #[derive(Debug, thiserror::Error)]
@@ -285,7 +285,7 @@ pub struct Deployment {
     /// In front of every name in Redis.
     pub id: DeploymentId,
     /// 32 bytes from the first node's generator; encrypts records in Redis and tickets.
-    pub record_key: secrecy::SecretBox<[u8; 32]>,
+    pub record_key: RecordKey,
 }
 
 /// A registered signing key.
