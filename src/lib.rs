@@ -4,10 +4,22 @@
 //! in:   socket / http  →  auth  →  cache  →  store
 //! out:  revocation  →  log and bus  →  every node  →  registry  →  sockets
 //! ```
+//!
+//! The modules below stand in the order in which a request meets them; a module imports only what lies below it.
 
+pub mod accounts;
+pub mod client_address;
+pub mod origin;
+pub mod problem;
+
+pub mod auth;
+pub mod revocation;
+
+pub mod registry;
 pub mod store;
 
 pub mod clock;
+pub mod config;
 pub mod entry;
 pub mod freshness;
 pub mod ids;
