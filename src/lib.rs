@@ -15,6 +15,8 @@ pub mod problem;
 pub mod auth;
 pub mod revocation;
 
+pub mod bus;
+pub mod cache;
 pub mod registry;
 pub mod store;
 
@@ -23,4 +25,8 @@ pub mod config;
 pub mod entry;
 pub mod freshness;
 pub mod ids;
+pub mod metrics;
+pub mod redis_link;
+pub mod seal;
 pub mod secret;
+pub mod token;

@@ -350,6 +350,8 @@ pub struct LogRead {
     /// False when entries may have been missed: the first read, a cursor older than the watermark, another system or
     /// timeline. Then everything remembered is suspect.
     pub continuous: bool,
+    /// The trimming watermark: entries at lower positions may have been removed from the log.
+    pub watermark: Position,
     /// The newest position known to be complete (diagnostics).
     pub position: Position,
 }
