@@ -1,16 +1,18 @@
 // The cache card: what /health says, as numbers and as a small chart of hits and misses a second.
 
+import { find, flash } from './view.js';
+
 const SAMPLES = 60;
+const LEAST_APART_MS = 1_000;
 const WIDTH = 300;
 const HEIGHT = 64;
 
-const find = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat('en');
 
 /** Samples of {at, hits, misses}; rates come from neighbours. */
 let samples = [];
 
-export function showHealth(health, node = health.node ?? {}) {
+export function showHealth(health) {
   const cache = health.redis_cache;
   remember(cache);
   showCounts(cache);
@@ -24,14 +26,17 @@ export function showHealth(health, node = health.node ?? {}) {
     ['Latency', cache.latency_ms == null ? '–' : `${round(cache.latency_ms)} ms`],
     ['Memory', cache.used_memory_bytes == null ? '–' : bytes(cache.used_memory_bytes)],
   ]);
-  find('node-label').textContent = nodeWords(node, health.status);
+  find('node-label').textContent = nodeWords(health.node ?? {}, health.status);
 }
 
 function remember({ hits = 0, misses = 0 }) {
   const last = samples.at(-1);
   // A node that started again counts from zero: its rates before that mean nothing.
   if (last && (hits < last.hits || misses < last.misses)) samples = [];
-  samples = [...samples, { at: performance.now(), hits, misses }].slice(-SAMPLES - 1);
+  const at = performance.now();
+  // Two looks in quick succession would make a rate out of noise.
+  if (samples.length && at - samples.at(-1).at < LEAST_APART_MS) return;
+  samples = [...samples, { at, hits, misses }].slice(-SAMPLES - 1);
 }
 
 function showCounts({ hits = 0, misses = 0 }) {
@@ -43,9 +48,7 @@ function showCounts({ hits = 0, misses = 0 }) {
 
 function count(target, value) {
   if (target.dataset.value !== undefined && Number(target.dataset.value) !== value) {
-    target.classList.remove('moved');
-    void target.offsetWidth; // restarts the animation
-    target.classList.add('moved');
+    flash(target);
   }
   target.dataset.value = value;
   target.textContent = whole.format(value);
@@ -60,7 +63,7 @@ function drawChart() {
   const points = (key) => rates.map((rate, i) => {
     const x = WIDTH - (rates.length - 1 - i) * (WIDTH / (SAMPLES - 1));
     const y = HEIGHT - 2 - (rate[key] / peak) * (HEIGHT - 6);
-    return [round(x), round(y)];
+    return [x.toFixed(1), y.toFixed(1)];
   });
   const hits = points('hits');
   find('chart-hits').setAttribute('d', path(hits));
@@ -107,7 +110,7 @@ function facts(target, pairs) {
 }
 
 const number = (value) => (value == null ? '–' : whole.format(value));
-const round = (value) => Math.round(value * 100) / 100;
+const round = (value) => (value >= 10 ? Math.round(value) : Math.round(value * 100) / 100);
 
 function bytes(value) {
   const units = ['B', 'KiB', 'MiB', 'GiB'];

@@ -11,26 +11,26 @@ import { SESSION_OVER, endsSession, farewell, loggedOutEverywhereFromHere, logge
 import { FrameList } from './frames.js';
 import * as gateway from './gateway.js';
 import { openSocket } from './socket.js';
+import {
+  find, say, show, showClient, showForm, showLogin, showRenewals, showSocket, showTrouble, showUptime, showUser, socketState,
+} from './view.js';
 
 const HEALTH_EVERY_MS = 2_000;
 const DEVICES_EVERY_MS = 5_000;
 const LONGEST_RETRY_MS = 10_000;
-const GATE_WORDS = {
-  connecting: 'The gate is moving',
-  connected: 'The gate is open',
-  disconnected: 'The gate is closed',
-};
+const REOPEN_EVERY_MS = 30_000;
 
-const find = (id) => document.getElementById(id);
 const frames = new FrameList();
 
-let user = null;
 let socket = null;
 /** Raised with every socket, so that a socket left behind cannot speak for its successor. */
 let epoch = 0;
-let connectedAt = null;
 let renewals = 0;
 let reopenedAt = -Infinity;
+/** Raised with every arrival: another tab may log in while this one still waits for an answer. */
+let arrival = 0;
+/** Ends the wait for the next try at once. */
+let wake = () => {};
 /** While a logout of our own is under way: what the socket was told meanwhile, if anything. */
 let departure = null;
 
@@ -40,14 +40,15 @@ async function arrive() {
   const sessionId = gateway.storedSessionId();
   if (!sessionId) return showLogin(null);
   show('waiting');
-  for (let attempt = 0; ; attempt += 1) {
+  const mine = ++arrival;
+  for (let attempt = 0; mine === arrival; attempt += 1) {
     try {
       const answer = await gateway.restore(sessionId);
-      reach('session', null);
+      showTrouble('session', null);
       return enter(answer);
     } catch (failure) {
       if (failure instanceof gateway.SessionEnded) {
-        reach('session', null);
+        showTrouble('session', null);
         return showLogin(SESSION_OVER);
       }
       await retryLater(failure, attempt);
@@ -57,17 +58,17 @@ async function arrive() {
 
 async function retryLater(failure, attempt) {
   const wait = failure.retryAfterSeconds * 1000 || Math.min(1000 * 2 ** attempt, LONGEST_RETRY_MS);
-  reach('session', `${failure.message} You stay logged in; trying again in ${Math.ceil(wait / 1000)} s.`);
+  showTrouble('session', `${failure.message} You stay logged in; trying again in ${Math.ceil(wait / 1000)} s.`);
   await new Promise((resolve) => {
+    wake = resolve;
     setTimeout(resolve, wait);
-    find('try-now').addEventListener('click', resolve, { once: true });
   });
 }
 
 function enter(answer) {
   frames.reset();
   reopenedAt = -Infinity;
-  showUser(answer.user, true);
+  showUser(answer.user, { overwrite: true });
   show('hall');
   find('user-name').focus({ preventScroll: true });
   connect(answer.access_token);
@@ -76,52 +77,54 @@ function enter(answer) {
 }
 
 function leave(words) {
-  epoch += 1;
+  epoch += 1; // first, so that nobody hears of our own disconnect
   socket?.disconnect();
   socket = null;
-  if (find('socket-state').dataset.state !== 'disconnected') showSocket('disconnected');
+  if (socketState() !== 'disconnected') showSocket('disconnected');
   gateway.forget();
   clearDevices();
+  showTrouble('devices', null);
   departure = null;
-  user = null;
   showLogin(words);
 }
 
 /** Logs out by `request`; the socket is usually told first, and has to wait for the answer to be explained. */
 async function depart(request, words) {
+  if (departure) return;
   departure = { told: null };
   say('who-error', '');
   try {
     leave(words(await request()));
   } catch (failure) {
-    const { told } = departure ?? {};
+    const { told } = departure;
     departure = null;
     if (told || failure instanceof gateway.SessionEnded) return leave(told ?? SESSION_OVER);
-    say('who-error', `You are still logged in: ${inWords(failure)}`);
+    say('who-error', `You are still logged in. ${inWords(failure)}`);
   }
 }
 
 // The socket
 
 function connect(accessToken) {
-  const mine = ++epoch;
+  const mine = ++epoch; // first, so that nobody hears of the predecessor's end
+  socket?.disconnect();
   const heard = (handler) => (...args) => { if (mine === epoch) handler(...args); };
   renewals = 0;
   find('reconnect').hidden = true;
   socket = openSocket(accessToken, {
-    state: heard(socketState),
-    connected: heard(socketConnected),
-    message: heard(socketMessage),
+    state: heard(onState),
+    connected: heard(onConnected),
+    message: heard(onMessage),
     frame: (direction, data) => {
-      frames.frame(direction, data);
-      if (direction === 'in' && data.includes('"refresh"')) showRenewals(renewals + 1);
+      const objects = frames.frame(direction, data);
+      if (direction === 'in' && objects.some((object) => object.refresh)) showRenewals(renewals += 1);
     },
     wire: (text) => frames.note(text),
     trouble: (text) => frames.note(text),
   });
 }
 
-function socketState(state, code, reason) {
+function onState(state, code, reason) {
   showSocket(state, code, reason);
   if (state !== 'disconnected') return;
   if (endsSession(code)) {
@@ -130,7 +133,7 @@ function socketState(state, code, reason) {
   } else if (code === 1) { // the client's own code for an UnauthorizedError from getToken
     if (departure) departure.told = SESSION_OVER;
     else leave(SESSION_OVER);
-  } else if (code >= 3000) {
+  } else {
     reopen();
   }
 }
@@ -138,7 +141,7 @@ function socketState(state, code, reason) {
 /** The gateway refused this socket but did not end the session: once in a while, try with a new token. */
 function reopen() {
   const now = performance.now();
-  if (now - reopenedAt < 30_000) {
+  if (now - reopenedAt < REOPEN_EVERY_MS) {
     find('reconnect').hidden = false;
     return;
   }
@@ -146,18 +149,14 @@ function reopen() {
   connect('');
 }
 
-function socketConnected(client) {
-  connectedAt = Date.now();
-  showRenewals(0);
-  find('socket-client').textContent = client.slice(0, 8);
-  find('socket-client').title = client;
-  find('socket-facts').hidden = false;
-  tick();
+function onConnected(client) {
+  showClient(client);
+  showRenewals(renewals = 0);
 }
 
-function socketMessage(data) {
+function onMessage(data) {
   if (data?.type !== 'user.updated') return;
-  showUser(data.user, false);
+  showUser(data.user, { overwrite: false });
   say('profile-status', 'Updated just now, heard through the socket.');
 }
 
@@ -171,102 +170,10 @@ async function call(method, data) {
   }
 }
 
-// What is on the page
-
-function show(view) {
-  document.body.dataset.view = view;
-  for (const part of document.querySelectorAll('[data-for]')) part.hidden = part.dataset.for !== view;
-}
-
-function showLogin(words) {
-  show('login');
-  showForm('login');
-  find('notice').hidden = !words;
-  find('welcome').hidden = Boolean(words);
-  find('socket-facts').hidden = true;
-  find('reconnect').hidden = true;
-  for (const field of document.querySelectorAll('input[type=password]')) field.value = '';
-  if (words) {
-    say('notice-title', words.title);
-    say('notice-text', words.text);
-    say('notice-code', words.code ?? '');
-    find('notice').focus();
-  } else if (matchMedia('(hover: hover)').matches) {
-    find('email').focus(); // not on a phone, where it would pull the keyboard up
-  }
-}
-
-function showForm(name) {
-  find('login-form').hidden = name !== 'login';
-  find('signup-form').hidden = name !== 'signup';
-  say('login-error', '');
-  say('signup-error', '');
-}
-
-function showSocket(state, code, reason) {
-  document.body.dataset.gate = state;
-  document.title = user ? `Portcullis · ${state}` : 'Portcullis';
-  const pill = find('socket-state');
-  pill.dataset.state = state;
-  pill.textContent = state;
-  say('gate-words', GATE_WORDS[state]);
-  // 0 to 9 are the client's own codes: "connect called", "disconnect called" are no news.
-  say('socket-reason', code > 9 ? `${code} · ${reason}` : '');
-  if (state !== 'connected') connectedAt = null;
-  tick();
-}
-
-function showUser(next, fresh) {
-  const input = find('full-name');
-  if (fresh || input.value === (user?.full_name ?? '')) input.value = next.full_name ?? '';
-  if (!fresh && next.full_name !== user?.full_name) pulse(find('user-name'));
-  user = next;
-  const name = next.full_name || next.email.split('@')[0];
-  say('user-name', name);
-  say('user-email', next.email);
-  say('initials', name.split(/\s+/).slice(0, 2).map((word) => [...word][0]?.toUpperCase() ?? '').join(''));
-}
-
-function showRenewals(count) {
-  renewals = count;
-  say('socket-renewals', count === 1 ? 'once' : `${count} times`);
-}
-
-function tick() {
-  say('socket-uptime', connectedAt ? duration(Date.now() - connectedAt) : '–');
-}
-
-function duration(milliseconds) {
-  const seconds = Math.floor(milliseconds / 1000);
-  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
-  return [h && `${h} h`, (h || m) && `${m} min`, !h && `${s} s`].filter(Boolean).join(' ');
-}
-
-function pulse(target) {
-  target.classList.remove('moved');
-  void target.offsetWidth; // restarts the animation
-  target.classList.add('moved');
-}
-
-function say(id, text) {
-  const target = find(id);
-  if (target.textContent !== text) target.textContent = text;
-}
-
-// Out of reach: one banner, whoever noticed
-
-const troubles = new Map();
-
-function reach(source, trouble) {
-  if (trouble) troubles.set(source, trouble);
-  else troubles.delete(source);
-  const [first] = troubles.values();
-  find('unreachable').hidden = first === undefined;
-  if (first !== undefined) say('unreachable-detail', first);
-}
+// Failures
 
 function inWords(failure) {
-  return failure instanceof gateway.Unreachable ? `the gateway cannot be reached. ${failure.message}` : failure.message;
+  return failure instanceof gateway.Unreachable ? `Cannot reach the gateway. ${failure.message}` : failure.message;
 }
 
 /** What any call made for the hall may end in; whatever is left is for the caller's own line. */
@@ -287,9 +194,9 @@ async function refreshDevices() {
     if (!gateway.heldSessionId()) return;
     showDevices(sessions, endDevice);
     say('devices-error', '');
-    reach('devices', null);
+    showTrouble('devices', null);
   } catch (failure) {
-    if (failure instanceof gateway.Unreachable) reach('devices', stillIn(failure));
+    if (failure instanceof gateway.Unreachable) showTrouble('devices', stillIn(failure));
     else explain(failure, 'devices-error');
   }
 }
@@ -297,9 +204,9 @@ async function refreshDevices() {
 async function refreshHealth() {
   try {
     showHealth(await gateway.health());
-    reach('health', null);
+    showTrouble('health', null);
   } catch (failure) {
-    reach('health', stillIn(failure));
+    showTrouble('health', stillIn(failure));
   }
 }
 
@@ -330,6 +237,7 @@ async function endDevice(sid, current, button) {
     if (failure.status !== 404) explain(failure, 'devices-error');
   }
   await refreshDevices();
+  if (document.activeElement === document.body) find('devices-title').focus(); // its button went with the row
 }
 
 function onSubmit(form, statusId, action) {
@@ -377,7 +285,8 @@ onSubmit('signup-form', 'signup-error', async () => {
 });
 
 onSubmit('profile-form', 'profile-status', async () => {
-  showUser(await gateway.updateProfile({ full_name: find('full-name').value.trim() }), true);
+  const user = await gateway.updateProfile({ full_name: find('full-name').value.trim() });
+  showUser(user, { overwrite: true });
   say('profile-status', 'Saved.');
 });
 
@@ -395,9 +304,17 @@ onClick('logout', () => depart(gateway.logout, loggedOutHere));
 onClick('logout-all', () => depart(gateway.logoutEverywhere, loggedOutEverywhereFromHere));
 onClick('clear-frames', () => frames.clear());
 onClick('reconnect', () => connect(''));
-onClick('try-now', () => { refreshHealth(); refreshDevices(); });
-onClick('show-signup', () => { showForm('signup'); find('signup-email').value ||= find('email').value; find('signup-name').focus(); });
-onClick('show-login', () => { showForm('login'); find('email').value ||= find('signup-email').value; find('email').focus(); });
+onClick('try-now', () => { wake(); refreshHealth(); refreshDevices(); });
+onClick('show-signup', () => {
+  showForm('signup');
+  find('signup-email').value ||= find('email').value;
+  find('signup-name').focus();
+});
+onClick('show-login', () => {
+  showForm('login');
+  find('email').value ||= find('signup-email').value;
+  find('email').focus();
+});
 find('hide-heartbeats').addEventListener('change', ({ target }) => {
   find('frames').classList.toggle('without-heartbeats', target.checked);
 });
@@ -411,6 +328,6 @@ addEventListener('storage', ({ key, newValue }) => {
 
 every(HEALTH_EVERY_MS, refreshHealth);
 every(DEVICES_EVERY_MS, refreshDevices);
-setInterval(tick, 1000);
+setInterval(showUptime, 1000);
 refreshHealth();
 arrive();

@@ -11,7 +11,7 @@ export function showDevices(sessions, onEnd) {
       rows.delete(sid);
     }
   }
-  const ordered = [...sessions].sort((a, b) => b.current - a.current || b.last_seen_at.localeCompare(a.last_seen_at));
+  const ordered = [...sessions].sort((a, b) => b.current - a.current || b.created_at.localeCompare(a.created_at));
   ordered.forEach((session, place) => {
     const row = rows.get(session.sid) ?? newRow(session, onEnd);
     rows.set(session.sid, row);
@@ -50,7 +50,7 @@ function describe(row, session) {
   row.querySelector('.device-facts').textContent = [
     session.current ? 'this device' : `seen ${ago(session.last_seen_at)}`,
     session.ip,
-    `since ${new Date(session.created_at).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' })}`,
+    `since ${new Date(session.created_at).toLocaleString([], { day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit' })}`,
   ].filter(Boolean).join(' · ');
   row.querySelector('button').setAttribute('aria-label', session.current ? 'Log out this device' : `End the session on ${name}`);
 }

@@ -2,6 +2,7 @@
 
 const KEPT = 150;
 const SHOWN_CHARACTERS = 1_200;
+const LINE_CHARACTERS = 72;
 const SECRETS = new Set(['token', 'access_token', 'session_id', 'ticket', 'password', 'current_password', 'new_password']);
 const JWT = /eyJ[\w-]+\.[\w-]+\.[\w-]*/g;
 
@@ -11,13 +12,11 @@ export class FrameList {
   #counters = { in: document.querySelector('#frames-in'), out: document.querySelector('#frames-out') };
   #counts = { in: 0, out: 0 };
 
-  /** One WebSocket message; its lines are the protocol's objects. */
+  /** Shows one WebSocket message, whose lines are the protocol's objects; gives those back. */
   frame(direction, data) {
     this.#counts[direction] += 1;
     this.#counters[direction].textContent = this.#counts[direction];
-    for (const line of String(data).split('\n')) {
-      if (line) this.#object(direction, line);
-    }
+    return String(data).split('\n').filter(Boolean).map((line) => this.#object(direction, line));
   }
 
   /** Something that is no frame but belongs into the story: opened, closed, retrying. */
@@ -44,11 +43,13 @@ export class FrameList {
     try {
       object = JSON.parse(line);
     } catch {
-      return this.#add(direction, 'not JSON', shorten(line.replace(JWT, '‹redacted›')), line.length);
+      this.#add(direction, 'not JSON', shorten(line.replace(JWT, '‹redacted›')), line.length);
+      return {};
     }
     const heartbeat = Object.keys(object).length === 0;
-    if (heartbeat) return this.#add(direction, direction === 'in' ? 'ping' : 'pong', null, line.length, true);
-    this.#add(direction, nameOf(object), shorten(JSON.stringify(object, redact, 2)), line.length);
+    if (heartbeat) this.#add(direction, direction === 'in' ? 'ping' : 'pong', null, line.length, true);
+    else this.#add(direction, nameOf(object), shorten(pretty(JSON.parse(line, redact))), line.length);
+    return object;
   }
 
   #add(direction, name, body, size, heartbeat = false) {
@@ -65,11 +66,11 @@ export class FrameList {
   }
 }
 
-/** "connect", "push · user.updated", "error 109": the least that tells rows apart at a glance. */
+/** "connect", "push · user.updated", "push · disconnect 4501", "error 109": the least that tells rows apart at a glance. */
 function nameOf(object) {
   if (object.push) {
     const [kind, push] = Object.entries(object.push)[0] ?? ['empty'];
-    return ['push', kind, push?.data?.type ?? push?.code].filter(Boolean).join(' · ');
+    return `push · ${push?.data?.type ?? [kind, push?.code].filter(Boolean).join(' ')}`;
   }
   if (object.error) return `error ${object.error.code}`;
   const [kind, body] = Object.entries(object).find(([key]) => key !== 'id') ?? ['empty'];
@@ -79,6 +80,18 @@ function nameOf(object) {
 function redact(key, value) {
   if (typeof value !== 'string') return value;
   return SECRETS.has(key) ? `‹redacted, ${value.length} characters›` : value.replace(JWT, '‹redacted›');
+}
+
+/** Indented JSON, but whatever fits on a line stays on one. */
+function pretty(value, indent = '') {
+  const flat = JSON.stringify(value, null, 1).replace(/\s*\n\s*/g, ' ');
+  if (value === null || typeof value !== 'object' || flat.length + indent.length <= LINE_CHARACTERS) return flat;
+  const inner = `${indent}  `;
+  const parts = Array.isArray(value)
+    ? value.map((item) => inner + pretty(item, inner))
+    : Object.entries(value).map(([key, item]) => `${inner}${JSON.stringify(key)}: ${pretty(item, inner)}`);
+  const [open, close] = Array.isArray(value) ? '[]' : '{}';
+  return `${open}\n${parts.join(',\n')}\n${indent}${close}`;
 }
 
 function shorten(text) {

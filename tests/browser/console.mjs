@@ -318,6 +318,7 @@ async function fits(page) {
 }
 
 async function picture(page, name) {
+  await page.evaluate(() => scrollTo(0, 0));
   await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true });
 }
 
