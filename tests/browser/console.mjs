@@ -1,11 +1,12 @@
 // The console page in headless Chromium: the two-window story, the return without a password, one device ended
-// from the list, a gateway out of reach, the keyboard alone, a phone, night and day.
+// from the list, a password changed, a gateway out of reach, the keyboard alone, a phone, night and day.
 //
 // To run:  npm ci && PORTCULLIS_URL=http://127.0.0.1:8000 node console.mjs
-//   PORTCULLIS_URL     a running gateway with the page at `/` (PORTCULLIS_THROTTLING=off: it logs in eight times)
+//   PORTCULLIS_URL     a running gateway with the page at `/` (PORTCULLIS_THROTTLING=off: it logs in nine times)
 //   PORTCULLIS_URL_B   optional, a second node: the second window then opens there
 //   CHROMIUM           the browser, /usr/bin/chromium by default
 //   SCREENSHOT_DIR     where pictures go; a new temporary folder by default
+// Meant for a Rust test that starts the nodes, runs this and looks at the exit status; each step is a line `ok - …`.
 // Exits 0 when every step held; else 1, with the step and the reason (and a picture of every open page).
 // Database and cache may be shared with other tests: the script makes its own users.
 
@@ -17,6 +18,7 @@ import { chromium } from 'playwright-core';
 import { NODE_A, NODE_B, PASSWORD, auth, freshEmail, run, step, until, validate } from './support.mjs';
 
 const SCREENSHOTS = process.env.SCREENSHOT_DIR ?? mkdtempSync(join(tmpdir(), 'portcullis-console-'));
+const NEW_PASSWORD = `${PASSWORD}, and then some`;
 const email = freshEmail('ada');
 const complaints = [];
 /** Chromium reports failed requests as console errors; these are part of the story (a wrong password, a session over). */
@@ -146,6 +148,18 @@ async function story(browser) {
     await tab.close();
   });
 
+  await step('a device that loses its network stays logged in, and comes back by itself', async () => {
+    const sessionId = await stored(two, 'session_id');
+    await tablet.setOffline(true);
+    await socketIs(two, 'connecting');
+    await two.locator('#unreachable').waitFor();
+    await text(two, '#user-email', email);
+    assert.equal(await stored(two, 'session_id'), sessionId);
+    await tablet.setOffline(false);
+    await socketIs(two, 'connected');
+    await two.locator('#unreachable').waitFor({ state: 'hidden' });
+  });
+
   await step('ending the other device from the list drops it, and it says why', async () => {
     await one.locator('#devices li:not(.current) .end-session').click();
     await dropped(two, '4502', /signed out/i);
@@ -156,6 +170,17 @@ async function story(browser) {
   await step('the device can log in again', async () => {
     await logIn(two);
     await countIs(one, '#devices li', 2);
+  });
+
+  await step('a password changed in one window ends the other, and the new one is good', async () => {
+    await one.click('#profile-card summary');
+    await one.fill('#current-password', PASSWORD);
+    await one.fill('#new-password', NEW_PASSWORD);
+    await one.press('#new-password', 'Enter');
+    await dropped(two, '4504', /password was changed/i);
+    await text(one, '#password-status', /changed/i);
+    await socketIs(one, 'connected');
+    await logIn(two, NEW_PASSWORD);
   });
 
   await step('"log out everywhere" in one window drops the other, which says so', async () => {
@@ -173,8 +198,8 @@ async function story(browser) {
   });
 
   await step('logging out ends this device only', async () => {
-    await logIn(one);
-    await logIn(two);
+    await logIn(one, NEW_PASSWORD);
+    await logIn(two, NEW_PASSWORD);
     await one.click('#logout');
     await one.locator('#login-form').waitFor();
     await text(one, '#notice-title', /logged out/i);
@@ -201,7 +226,7 @@ async function story(browser) {
       await page.locator('#login-form').waitFor();
       await fits(page);
       await picture(page, `phone-login-${colorScheme}`);
-      await logIn(page);
+      await logIn(page, NEW_PASSWORD);
       await countIs(page, '#devices li', 1);
       await page.click('#send-echo');
       await page.locator('#frames li', { hasText: 'echo' }).first().waitFor();
@@ -246,6 +271,7 @@ async function open(context, base) {
 }
 
 function isTolerated(message) {
+  if (message.text().includes('net::ERR_INTERNET_DISCONNECTED')) return true; // we pulled that plug ourselves
   const [, status] = /^Failed to load resource: .* status of (\d+)/.exec(message.text()) ?? [];
   return toleratedStatuses.has(Number(status));
 }
@@ -261,9 +287,9 @@ async function unreachable(context) {
 
 // What a visitor does and sees
 
-async function logIn(page) {
+async function logIn(page, password = PASSWORD) {
   await page.fill('#email', email);
-  await page.fill('#password', PASSWORD);
+  await page.fill('#password', password);
   await page.press('#password', 'Enter');
   await text(page, '#user-email', email);
   await socketIs(page, 'connected');
