@@ -35,6 +35,7 @@ run(async () => {
     await story(browser);
   } catch (failure) {
     await pictureEverything(browser);
+    for (const complaint of complaints) console.log(`# ${complaint}`);
     throw failure;
   } finally {
     await browser.close();
