@@ -8,6 +8,8 @@
 //! The modules below stand in the order in which a request meets them; a module imports only what lies below it.
 
 pub mod accounts;
+pub mod server;
+pub mod telemetry;
 pub mod client_address;
 pub mod origin;
 pub mod problem;

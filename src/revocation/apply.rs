@@ -160,7 +160,7 @@ async fn announce(store: Store, registry: Registry, mut queue: mpsc::Receiver<Us
         match store.load_users(&changed).await {
             Ok(read) => {
                 for record in read.value {
-                    let push = crate::protocol::user_updated(&record.user);
+                    let push = crate::protocol::user_updated_push(&record.user);
                     registry.push_to_user(record.user.id, &push);
                 }
             }
