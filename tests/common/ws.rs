@@ -144,6 +144,8 @@ pub enum Event {
     Push(Value),
     /// The server's `{}`.
     Ping,
+    /// A ping frame of RFC 6455, which is answered below us.
+    FramePing,
     /// The end. 1006 when there was no close frame.
     Closed(u16, String),
 }
@@ -200,7 +202,12 @@ impl Socket {
 
     /// Sends a text frame whose bytes need not be text.
     pub async fn send_as_text(&mut self, bytes: &[u8]) {
-        let frame = Frame::message(bytes.to_vec(), OpCode::Data(Data::Text), true);
+        self.send_frame(OpCode::Data(Data::Text), bytes).await;
+    }
+
+    /// Sends a frame with any opcode.
+    pub async fn send_frame(&mut self, opcode: OpCode, bytes: &[u8]) {
+        let frame = Frame::message(bytes.to_vec(), opcode, true);
         self.send_message(Message::Frame(frame)).await;
     }
 
@@ -236,6 +243,7 @@ impl Socket {
                 }
                 Some(Ok(Message::Close(None))) => return Some(Event::Closed(1005, String::new())),
                 Some(Ok(Message::Binary(_))) => panic!("the server sent a binary frame"),
+                Some(Ok(Message::Ping(_))) => return Some(Event::FramePing),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Some(Event::Closed(1006, error.to_string())),
                 None => return Some(Event::Closed(1006, "no close frame".to_owned())),
@@ -267,7 +275,7 @@ impl Socket {
                 Event::Reply(reply) if reply["id"] == id => return reply,
                 Event::Reply(reply) => self.replies.push(reply),
                 Event::Push(push) => self.pushes.push_back(push),
-                Event::Ping => {}
+                Event::Ping | Event::FramePing => {}
                 Event::Closed(code, reason) => {
                     panic!("closed with {code} {reason:?} instead of reply {id}")
                 }
@@ -283,7 +291,7 @@ impl Socket {
         loop {
             match self.next().await {
                 Event::Push(push) => return push,
-                Event::Ping => {}
+                Event::Ping | Event::FramePing => {}
                 other => panic!("waited for a push: {other:?}"),
             }
         }
@@ -295,6 +303,7 @@ impl Socket {
             match self.next().await {
                 Event::Ping => return,
                 Event::Push(push) => self.pushes.push_back(push),
+                Event::FramePing => {}
                 other => panic!("waited for a heartbeat: {other:?}"),
             }
         }
@@ -320,7 +329,7 @@ impl Socket {
             {
                 Event::Closed(code, reason) => return (code, reason, goodbye),
                 Event::Push(push) => goodbye = goodbye.or_else(|| push.get("disconnect").cloned()),
-                Event::Reply(_) | Event::Ping => {}
+                Event::Reply(_) | Event::Ping | Event::FramePing => {}
             }
         }
     }
@@ -344,6 +353,16 @@ impl Socket {
         assert_eq!((closed, said.as_str()), (code, reason));
         let expected = json!({"code": code, "reason": reason, "reconnect": false});
         assert_eq!(goodbye, Some(expected), "{code} is announced by a push");
+    }
+
+    /// Fails unless the socket, admitted in the handshake, is this user's. Sends `connect` without a token.
+    pub async fn expect_admitted(&mut self, user_id: &str) {
+        let reply = self.command(json!({"connect": {}})).await;
+        assert!(reply["connect"]["client"].is_string(), "{reply}");
+        assert_eq!(
+            self.rpc("auth.me", json!({})).await["rpc"]["data"]["id"],
+            user_id
+        );
     }
 
     /// Fails unless the socket still answers.
