@@ -29,20 +29,17 @@ pub use ws::{Event, Socket};
 /// with SQLite and on two nodes with Postgres and Redis.
 macro_rules! stages {
     (
-        both: [$($both:ident),* $(,)?]
-        $(, cluster: [$($cluster:ident),* $(,)?])?
-        $(, embedded: [$($embedded:ident),* $(,)?])?
-        $(,)?
+        $(both: [$($both:ident),* $(,)?] $(,)?)?
+        $(cluster: [$($cluster:ident),* $(,)?] $(,)?)?
+        $(embedded: [$($embedded:ident),* $(,)?] $(,)?)?
     ) => {
         mod embedded {
-            use $crate::common::Mode;
-            $(#[tokio::test] async fn $both() { super::$both(Mode::Embedded).await; })*
-            $($(#[tokio::test] async fn $embedded() { super::$embedded(Mode::Embedded).await; })*)?
+            $($(#[tokio::test] async fn $both() { super::$both($crate::common::Mode::Embedded).await; })*)?
+            $($(#[tokio::test] async fn $embedded() { super::$embedded($crate::common::Mode::Embedded).await; })*)?
         }
         mod cluster {
-            use $crate::common::Mode;
-            $(#[tokio::test] async fn $both() { super::$both(Mode::Cluster).await; })*
-            $($(#[tokio::test] async fn $cluster() { super::$cluster(Mode::Cluster).await; })*)?
+            $($(#[tokio::test] async fn $both() { super::$both($crate::common::Mode::Cluster).await; })*)?
+            $($(#[tokio::test] async fn $cluster() { super::$cluster($crate::common::Mode::Cluster).await; })*)?
         }
     };
 }
