@@ -88,7 +88,7 @@ async fn run(stage: &Stage, program: &Path, script: &str, name: &str) {
 /// Tokens that run out while one watches, so that a client has to refresh.
 async fn with_short_tokens(mode: Mode) -> Stage {
     mode.own()
-        .env("PORTCULLIS_ACCESS_TOKEN_TTL", "3s")
+        .env("PORTCULLIS_ACCESS_TOKEN_TTL", "4s")
         .start()
         .await
 }

@@ -67,15 +67,14 @@ impl Database {
 
 /// The file in the folder that begins as SQLite files do.
 fn sqlite_file(folder: &Path) -> PathBuf {
-    let files = std::fs::read_dir(folder)
+    let mut files = std::fs::read_dir(folder)
         .expect("read DATA_DIR")
         .filter_map(|entry| Some(entry.ok()?.path()));
     files
-        .filter(|path| {
+        .find(|path| {
             let mut start = [0; 16];
             let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
             read.is_ok() && &start == b"SQLite format 3\0"
         })
-        .next()
         .unwrap_or_else(|| panic!("no SQLite database in {}", folder.display()))
 }
