@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use portcullis::app::App;
+use portcullis::app::{self, App};
 use portcullis::cli::{self, Command};
 use portcullis::config::Config;
 use portcullis::store::Store;
@@ -29,7 +29,7 @@ async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve => serve(config).await,
         Command::Migrate => migrate(config).await,
-        Command::Keygen(arguments) => cli::keygen::run(&arguments),
+        Command::Keygen(arguments) => cli::keygen::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Stats(arguments) => cli::stats::run(&arguments, &config).await,
         Command::Doctor(arguments) => cli::doctor::run(&arguments, config).await,
     }
@@ -56,7 +56,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&config.store()).await?;
+    let store = Store::open(&app::store_config(&config)).await?;
     let applied = store.migrate().await?;
     println!("{}: {applied} migrations applied", store.kind());
     store.close().await;
