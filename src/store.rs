@@ -254,6 +254,11 @@ impl Store {
         ask!(self, set_disabled(user_id, disabled))
     }
 
+    /// Removes an account with all its sessions, which is logged like the end of them all.
+    pub async fn remove_user(&self, user_id: UserId) -> StoreResult<Revoked> {
+        ask!(self, remove_user(user_id))
+    }
+
     /// Lists one token. Listing it again, or one that has expired, is no error and logs nothing.
     pub async fn list_token(&self, token: ListedToken) -> StoreResult<Revoked> {
         ask!(self, list_token(token))

@@ -89,6 +89,12 @@ impl Postgres {
         finish(transaction, sessions).await
     }
 
+    pub(in crate::store) async fn remove_user(&self, user_id: UserId) -> StoreResult<Revoked> {
+        let mut transaction = self.begin("remove_user").await?;
+        transaction.run(Script::new("DELETE FROM users WHERE id = ").uuid(user_id.0)).await?;
+        finish(transaction, 0).await
+    }
+
     pub(in crate::store) async fn list_token(&self, token: ListedToken) -> StoreResult<Revoked> {
         let mut transaction = self.begin("list_token").await?;
         transaction.run(listing(&token)).await?;

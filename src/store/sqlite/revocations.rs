@@ -109,6 +109,12 @@ impl Sqlite {
         finish(transaction, sessions).await
     }
 
+    pub(in crate::store) async fn remove_user(&self, user_id: UserId) -> StoreResult<Revoked> {
+        let mut transaction = self.begin("remove_user").await?;
+        transaction.run(sqlx::query("DELETE FROM users WHERE id = ?1").bind(user_id.to_string())).await?;
+        finish(transaction, 0).await
+    }
+
     pub(in crate::store) async fn list_token(&self, token: ListedToken) -> StoreResult<Revoked> {
         let mut transaction = self.begin("list_token").await?;
         list(&mut transaction, &token).await?;
