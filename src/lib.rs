@@ -9,6 +9,7 @@
 
 pub mod accounts;
 pub mod client_address;
+pub mod credentials;
 pub mod origin;
 pub mod problem;
 
@@ -23,4 +24,5 @@ pub mod config;
 pub mod entry;
 pub mod freshness;
 pub mod ids;
+pub mod protocol;
 pub mod secret;
