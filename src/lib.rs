@@ -7,6 +7,8 @@
 //!
 //! The modules below stand in the order in which a request meets them; a module imports only what lies below it.
 
+pub mod socket;
+
 pub mod accounts;
 pub mod client_address;
 pub mod credentials;
