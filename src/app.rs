@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +30,6 @@ use crate::redis_link::RedisLink;
 use crate::registry::{Limits, Registry};
 use crate::revocation::{Applier, ApplierParts, Revoker};
 use crate::seal::{Purpose, Sealer};
-use crate::secret::RecordKey;
 use crate::server;
 use crate::socket::{self, SocketState};
 use crate::store::{Store, StoreConfig};
@@ -89,7 +86,7 @@ impl App {
         let mut notes = Vec::new();
         let store = open_store(&config, &mut notes).await?;
         let deployment = store.deployment().await.context("failed to read the deployment's id")?;
-        let record_key = configured_record_key(config.record_key.as_ref())?.unwrap_or(deployment.record_key);
+        let record_key = config.decoded_record_key().unwrap_or(deployment.record_key);
         let sealer = Arc::new(Sealer::new(&record_key)?);
         sealer.seal(Purpose::Ticket, b"probe", Vec::new()).map_err(|_| anyhow::anyhow!("the record key does not seal"))?;
         let signing_key = signing_key(&config, &mut notes)?;
@@ -266,15 +263,20 @@ impl App {
     }
 }
 
-async fn open_store(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<Store> {
-    let store_config = StoreConfig {
+/// How to reach the database that the settings name.
+#[must_use]
+pub fn store_config(config: &Config) -> StoreConfig {
+    StoreConfig {
         database_url: config.database_url.clone(),
         data_dir: config.data_dir.clone(),
         pool_size: config.database_pool_size,
         acquire_timeout: config.database_acquire_timeout,
         statement_timeout: STATEMENT_TIMEOUT,
-    };
-    let store = Store::open(&store_config).await.context("failed to open the database")?;
+    }
+}
+
+async fn open_store(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<Store> {
+    let store = Store::open(&store_config(config)).await.context("failed to open the database")?;
     let deadline = tokio::time::Instant::now() + DATABASE_WITHIN;
     // A database that comes up together with us is not there yet.
     let applied = loop {
@@ -312,18 +314,4 @@ fn signing_key(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<Signi
     let (key, made) = SigningKey::load_or_create(&path, algorithm)?;
     notes.push(format!("keys       {}{}", path.display(), if made { " (made just now)" } else { "" }));
     Ok(key)
-}
-
-/// 32 bytes as base64 or hex.
-fn configured_record_key(configured: Option<&SecretString>) -> anyhow::Result<Option<RecordKey>> {
-    let Some(configured) = configured else { return Ok(None) };
-    let text = configured.expose_secret().trim();
-    let bytes = decode_hex(text).or_else(|| STANDARD.decode(text).ok()).and_then(|bytes| bytes.try_into().ok());
-    bytes.map(|bytes| Some(RecordKey(bytes))).context("PORTCULLIS_RECORD_KEY must be 32 bytes as base64 or hex")
-}
-
-fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
-    let digits = digits.filter(|digits| digits.len() == 64)?;
-    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

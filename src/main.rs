@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use portcullis::app::App;
+use portcullis::app::{self, App};
 use portcullis::cli::{self, Command};
 use portcullis::config::Config;
 use portcullis::store::Store;
@@ -56,7 +56,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&config.store()).await?;
+    let store = Store::open(&app::store_config(&config)).await?;
     let applied = store.migrate().await?;
     println!("{}: {applied} migrations applied", store.kind());
     store.close().await;

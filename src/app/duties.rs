@@ -13,6 +13,7 @@ use crate::bus::{Bus, HELLO_EVERY};
 use crate::clock::{BootInstant, DatabaseClock};
 use crate::metrics;
 use crate::revocation::{Applier, follow_log};
+use crate::socket;
 use crate::store::{Retention, Store};
 
 /// How often a node says that it lives.
@@ -143,8 +144,6 @@ impl App {
         self.duties.start("sweeper", async move { sweep(store, retention).await });
 
         let (freshness, cache) = (self.freshness.clone(), self.cache.clone());
-        let registry = self.registry.clone();
-        let grace_time = self.config.grace_time;
         let bus = self.bus.clone();
         self.duties.start("gauges", async move {
             loop {
@@ -159,21 +158,10 @@ impl App {
             }
         });
 
-        let freshness = self.freshness.clone();
-        self.duties.start("grace", async move {
-            loop {
-                let blind_for = BootInstant::now().since(freshness.horizon());
-                if blind_for > grace_time {
-                    registry.close_unjudgeable(grace_time.min(CLOSE_OVER), || !freshness.caught_up()).await;
-                }
-                tokio::time::sleep(GAUGES_EVERY).await;
-            }
-        });
+        let (auth, registry, config) = (self.auth.clone(), self.registry.clone(), self.config.clone());
+        self.duties.start("grace time", socket::watch_freshness(auth, registry, config));
     }
 }
-
-/// Over how long muted sockets are closed when the grace time is over, so that they do not all come back at once.
-const CLOSE_OVER: Duration = Duration::from_secs(5);
 
 async fn sweep(store: Store, retention: Retention) {
     loop {
