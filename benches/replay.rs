@@ -52,7 +52,9 @@ async fn measure(checks: usize) {
         grouped(checks as u64),
         grouped(USERS as u64)
     );
-    println!("                         users seen   reached Redis   reached the database    share   statements   checks a second");
+    println!(
+        "                         users seen   reached Redis   reached the database    share   statements   checks a second"
+    );
 
     gateway.kill();
     redis.restart();
@@ -64,7 +66,10 @@ async fn measure(checks: usize) {
     let warm = replay(&gateway, "warm", &requests, &zipf(2, checks)).await;
     gateway.restart().await;
     replay(&gateway, "node replaced", &requests, &zipf(3, checks)).await;
-    println!("without a cache (the floor)                                     {:>18}  100.000 %", grouped(checks as u64));
+    println!(
+        "without a cache (the floor)                                     {:>18}  100.000 %",
+        grouped(checks as u64)
+    );
 
     println!("warm: {:.3} % of the checks reach the database; aim: less than {AIM_PERCENT} %", warm.percent);
     println!(
@@ -106,7 +111,8 @@ async fn replay(gateway: &Gateway, name: &str, requests: &[Vec<u8>], order: &[u3
 /// Rows of sessions that Postgres has read so far, by its own account.
 async fn session_rows_read(url: &str) -> u64 {
     let mut connection = PgConnection::connect(url).await.expect("connect to Postgres");
-    let counted = "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'sessions'";
+    let counted =
+        "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'sessions'";
     let rows: i64 = sqlx::query_scalar(counted).fetch_one(&mut connection).await.expect("statistics");
     connection.close().await.expect("leave Postgres");
     rows.unsigned_abs()

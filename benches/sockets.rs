@@ -50,7 +50,10 @@ fn main() {
 #[tokio::main(flavor = "current_thread")]
 async fn measure(sockets: usize) {
     let files = raise_open_files();
-    assert!(files > sockets as u64 + 200, "{files} open files a process are too few for {sockets} sockets: see `ulimit -Hn`");
+    assert!(
+        files > sockets as u64 + 200,
+        "{files} open files a process are too few for {sockets} sockets: see `ulimit -Hn`"
+    );
     let (postgres, redis) = (PostgresServer::start(), RedisServer::start());
     let database = postgres.database().await;
     // A refresh is no part of an idle socket, so tokens outlive the run.
@@ -61,8 +64,13 @@ async fn measure(sockets: usize) {
     let mut bare = Player::start("floor", &[]);
     let bare_authority = bare.hear();
 
-    println!("{} idle sockets of {SESSIONS} sessions; growth of the server's anonymous resident memory", grouped(sockets as u64));
-    println!("                                    bytes a socket       total   opened in   heartbeats   closed   left after the end");
+    println!(
+        "{} idle sockets of {SESSIONS} sessions; growth of the server's anonymous resident memory",
+        grouped(sockets as u64)
+    );
+    println!(
+        "                                    bytes a socket       total   opened in   heartbeats   closed   left after the end"
+    );
     measure_one("bare tokio-tungstenite, 512 B buffer", bare.pid(), &bare_authority, &tokens, sockets).await;
     let node = gateway.node();
     let bytes = measure_one("portcullis", gateway.pid(), node.authority(), &tokens, sockets).await;
@@ -133,9 +141,11 @@ fn crowd(arguments: &[String]) {
     let (sockets, tokens): (usize, usize) = (sockets.parse().expect("a number"), tokens.parse().expect("a number"));
     let mut input = std::io::stdin().lines();
     let tokens: Vec<String> = input.by_ref().take(tokens).map(|line| line.expect("a token")).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let counts = Arc::new(Counts::default());
-    let opening = stream::iter(0..sockets).map(|index| open(authority, &tokens[index % tokens.len()])).buffer_unordered(AT_ONCE);
+    let opening =
+        stream::iter(0..sockets).map(|index| open(authority, &tokens[index % tokens.len()])).buffer_unordered(AT_ONCE);
     runtime.block_on(opening.for_each(async |socket| drop(tokio::spawn(stay(socket, counts.clone())))));
     say("open");
     for _ in input {
@@ -185,7 +195,9 @@ async fn floor() {
     loop {
         let (stream, _) = listener.accept().await.expect("accept");
         tokio::spawn(async move {
-            let Ok(mut socket) = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await else { return };
+            let Ok(mut socket) = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await else {
+                return;
+            };
             while let Some(Ok(message)) = socket.next().await {
                 if message.is_text() && socket.send(message).await.is_err() {
                     return;

@@ -153,7 +153,11 @@ async fn first_sight(name: &str, tier: &str, settings: &Settings, tokens: &[Stri
     let counted = Counters::of(&node).await.since(&before);
     report(name, &latencies);
     let answered = counted.cache("session", tier, "hit");
-    println!("    {answered} of {} answered there; database queries: {}", latencies.len(), counted.queries().describe());
+    println!(
+        "    {answered} of {} answered there; database queries: {}",
+        latencies.len(),
+        counted.queries().describe()
+    );
 }
 
 fn report(name: &str, latencies: &Latencies) {

@@ -47,7 +47,11 @@ impl Connection {
         let mut filled = 0;
         loop {
             let read = self.stream.read(&mut self.buffer[filled..]).await.expect("read an answer");
-            assert!(read > 0, "the server hung up in the middle: {:?}", String::from_utf8_lossy(&self.buffer[..filled]));
+            assert!(
+                read > 0,
+                "the server hung up in the middle: {:?}",
+                String::from_utf8_lossy(&self.buffer[..filled])
+            );
             filled += read;
             if let Some(body_from) = body_of_complete(&self.buffer[..filled]) {
                 let answer = &self.buffer[..filled];
@@ -90,7 +94,8 @@ fn status_of(answer: &[u8]) -> u16 {
 
 /// Forward-auth with this token.
 pub fn verify_request(authority: &str, token: &str) -> Vec<u8> {
-    format!("GET /api/v1/auth/verify HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes()
+    format!("GET /api/v1/auth/verify HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {token}\r\n\r\n")
+        .into_bytes()
 }
 
 /// A POST with a JSON body.
