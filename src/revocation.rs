@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 use crate::bus::Bus;
 use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
-use crate::store::{ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult};
+use crate::store::{
+    ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult,
+};
 pub use apply::{Applier, ApplierParts};
 pub use follow::follow_log;
 

@@ -36,7 +36,8 @@ pub(super) fn judged<T>(took: Duration, outcome: Result<&T, &AuthError>) {
         Err(AuthError::Denied(_)) => "denied",
         Err(AuthError::CannotTell) => "cannot_tell",
     };
-    histogram!("portcullis_auth_duration_seconds", "surface" => "websocket", "outcome" => outcome).record(took.as_secs_f64());
+    histogram!("portcullis_auth_duration_seconds", "surface" => "websocket", "outcome" => outcome)
+        .record(took.as_secs_f64());
 }
 
 /// The server decided to end a connection. Every decision of ours counts, that is every code from 3000 on: a rise of
