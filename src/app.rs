@@ -123,17 +123,17 @@ impl App {
             tasks: tasks.clone(),
         });
         duties.start("announcements", announcer);
-        let bus = link.map(|link| Arc::new(Bus::new(link, sealer.clone(), deployment.id)));
+        let bus = link.map(|link| Arc::new(Bus::new(node, link, sealer.clone(), deployment.id)));
         // The order protects the promise: subscribe, read the whole retained log, then open the listener.
         if let Some(bus) = &bus {
-            duties.listen_to(bus.clone(), applier.clone()).await;
+            duties.listen_to(bus.clone(), applier.clone(), freshness.clone()).await;
         }
         let public = signing_key.public();
         let kid = public.as_ref().map(|key| key.kid.clone());
         if let Some(key) = &public {
             store.register_key(key).await.context("failed to register the signing key")?;
         }
-        duties.follow(&store, applier.clone(), clock.clone()).await?;
+        duties.follow(&store, applier.clone(), bus.clone(), clock.clone()).await?;
 
         let revoker = Revoker::new(store.clone(), applier, bus.clone(), tasks.clone());
         let last_seen = Arc::new(LastSeen::new(clock.clone(), config.session_ttl, config.local_cache_sessions));
@@ -222,6 +222,9 @@ impl App {
             tracing::warn!("cut what was still running");
         }
         self.last_seen.flush(&self.store, &self.cache).await;
+        if let Some(bus) = &self.bus {
+            bus.say_farewell().await;
+        }
         if let Err(error) = self.store.forget_node(self.node).await {
             tracing::debug!(%error, "failed to sign off");
         }

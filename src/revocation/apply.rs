@@ -67,7 +67,8 @@ impl Applier {
     ///
     /// The order protects the promise: whoever misses the closed socket or the dropped entry meets the mark. The two
     /// carriers take turns, so that an entry which one of them skips has been applied in full by the other.
-    pub fn apply(&self, entries: &[LogEntry]) {
+    /// Returns the entries that were new here.
+    pub fn apply(&self, entries: &[LogEntry]) -> Vec<LogEntry> {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         let new: Vec<_> = entries.iter().filter(|entry| !applied.ids.contains(&entry.id)).collect();
         for entry in &new {
@@ -83,6 +84,7 @@ impl Applier {
             applied.insert(entry.id);
             self.count_and_confirm(entry, closed);
         }
+        new.into_iter().cloned().collect()
     }
 
     /// The last step, which needs Redis and may fail.
