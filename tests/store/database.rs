@@ -85,6 +85,11 @@ impl Database {
         Store::open(&config).await.expect("a store")
     }
 
+    /// The database's name on the server.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn is_sqlite(&self) -> bool {
         self.store.kind() == "sqlite"
     }

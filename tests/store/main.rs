@@ -3,10 +3,12 @@
 
 mod accounts;
 mod database;
+mod failover;
 mod hand_written;
 mod keys_and_nodes;
 mod limits;
 mod log_tail;
+mod metrics;
 mod migrations;
 mod postgres_only;
 mod postgres_server;

@@ -245,3 +245,13 @@ async fn a_role_that_may_not_ask_for_the_servers_identity_reads_the_log() {
     assert_eq!(read.entries, entries);
     assert!(matches!(store.end_all_sessions(user, EndReason::Revoked, false).await, Err(StoreError::Corrupt(_))));
 }
+
+#[tokio::test]
+async fn a_truncated_table_would_tell_nobody_and_is_refused() {
+    let database = Database::postgres().await;
+    let user = database.user().await;
+    database.session(user).await;
+    for table in ["sessions", "users CASCADE", "signing_keys"] {
+        assert!(database.hand().await.try_run(format!("TRUNCATE {table}")).await.is_err(), "{table}");
+    }
+}

@@ -7,6 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+/// A copy of a server that follows it until it is promoted.
+pub struct Standby {
+    pub port: u16,
+    _watchdog: Child,
+}
+
 /// The two ports. The processes die when this process's end of their watchdog's pipe closes.
 pub struct Server {
     pub port: u16,
@@ -29,18 +35,22 @@ impl Server {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.pooler_port)
     }
 
-    fn is_ready(&self) -> bool {
-        let mut ask = Command::new(binaries().join("pg_isready"));
-        ask.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
-        ask.status().is_ok_and(|status| status.success())
-            && std::net::TcpStream::connect(("127.0.0.1", self.pooler_port)).is_ok()
+    /// Copies the server and starts the copy.
+    pub fn standby(&self) -> Standby {
+        let directory = own_directory();
+        let data = directory.join("data");
+        run(as_postgres(&binaries().join("pg_basebackup"))
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &self.port.to_string()])
+            .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"])
+            .arg(&data));
+        let port = free_port();
+        let watchdog = watched(&directory, &postgres(&data, port));
+        wait_until(&directory, || is_ready(port));
+        Standby { port, _watchdog: watchdog }
     }
 
     fn start() -> Self {
-        let directory = tempfile::Builder::new().prefix("portcullis-pg-").tempdir().expect("a directory").keep();
-        if is_root() {
-            run(Command::new("chown").arg("postgres").arg(&directory));
-        }
+        let directory = own_directory();
         let data = directory.join("data");
         run(as_postgres(&binaries().join("initdb")).arg("-D").arg(&data).args([
             "-U",
@@ -53,15 +63,7 @@ impl Server {
             "--no-sync",
         ]));
         let (port, pooler_port) = (free_port(), free_port());
-        let postgres = watched(
-            &directory,
-            as_postgres(&binaries().join("postgres"))
-                .arg("-D")
-                .arg(&data)
-                .args(["-p", &port.to_string(), "-F"])
-                .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
-                .args(["-c", "full_page_writes=off", "-c", "max_connections=300", "-c", "max_wal_senders=4"]),
-        );
+        let postgres = watched(&directory, &postgres(&data, port));
         let settings = directory.join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = user=postgres host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
@@ -73,12 +75,41 @@ impl Server {
         assert!(pgbouncer.exists(), "these tests need Debian's pgbouncer: apt install pgbouncer");
         let pooler = watched(&directory, as_postgres(pgbouncer).arg("-q").arg(&settings));
         let server = Self { port, pooler_port, _watchdogs: [postgres, pooler] };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !server.is_ready() {
-            assert!(Instant::now() < deadline, "the server does not come up; see {}", directory.display());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let pooler_is_ready = || std::net::TcpStream::connect(("127.0.0.1", pooler_port)).is_ok();
+        wait_until(&directory, || is_ready(port) && pooler_is_ready());
         server
+    }
+}
+
+fn own_directory() -> PathBuf {
+    let directory = tempfile::Builder::new().prefix("portcullis-pg-").tempdir().expect("a directory").keep();
+    if is_root() {
+        run(Command::new("chown").arg("postgres").arg(&directory));
+    }
+    directory
+}
+
+fn postgres(data: &Path, port: u16) -> Command {
+    let mut command = as_postgres(&binaries().join("postgres"));
+    command
+        .arg("-D")
+        .arg(data)
+        .args(["-p", &port.to_string(), "-F"])
+        .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+        .args(["-c", "full_page_writes=off", "-c", "max_connections=300", "-c", "max_wal_senders=4"]);
+    command
+}
+
+fn is_ready(port: u16) -> bool {
+    let mut ask = Command::new(binaries().join("pg_isready"));
+    ask.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]).status().is_ok_and(|status| status.success())
+}
+
+fn wait_until(directory: &Path, is_up: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_up() {
+        assert!(Instant::now() < deadline, "the server does not come up; see {}", directory.display());
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
