@@ -1,7 +1,7 @@
 //! The only place where the parts are joined. Holds no decisions of its own.
 
 mod duties;
-mod health;
+mod vitals;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ use crate::telemetry::Exporter;
 use crate::token::TokenFormat;
 use crate::token::keys::{Algorithm, KeySet, SigningKey};
 use duties::Duties;
+use vitals::NodeVitals;
 
 /// `statement_timeout` of ordinary transactions.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -236,13 +237,12 @@ impl App {
     }
 
     fn router(&self) -> Router {
-        let origins = AllowedOrigins::new(&self.config.allowed_origins);
         let sockets = socket::router(SocketState {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             registry: self.registry.clone(),
             config: self.config.clone(),
-            origins: origins.clone(),
+            origins: AllowedOrigins::new(&self.config.allowed_origins),
             clock: self.clock.clone(),
             draining: self.draining.clone(),
             tasks: self.tasks.clone(),
@@ -251,16 +251,7 @@ impl App {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             config: self.config.clone(),
-            origins,
-            health: self.health(),
-            jwks: {
-                let keys = self.keys.clone();
-                Arc::new(move || keys.jwks())
-            },
-            metrics: {
-                let exporter = self.exporter.clone();
-                Arc::new(move || exporter.render())
-            },
+            vitals: Arc::new(NodeVitals::of(self)),
         })
         .merge(sockets)
     }
