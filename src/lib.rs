@@ -14,6 +14,7 @@ pub mod server;
 pub mod telemetry;
 pub mod client_address;
 pub mod origin;
+pub mod password;
 pub mod problem;
 
 pub mod auth;
