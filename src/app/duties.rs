@@ -116,7 +116,10 @@ impl Duties {
         clock: Arc<DatabaseClock>,
     ) -> anyhow::Result<()> {
         let (read, first_read) = oneshot::channel();
-        let following = follow_log(store.log_reader(), applier, bus, clock, move || drop(read.send(())));
+        let following = follow_log(store.log_reader(), applier, bus, clock, move || {
+            // Nobody waits any more when the start took too long.
+            let _ = read.send(());
+        });
         self.start("log", following);
         match tokio::time::timeout(FIRST_READ_WITHIN, first_read).await {
             Ok(Ok(())) => Ok(()),
