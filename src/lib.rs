@@ -9,6 +9,8 @@
 
 pub mod cli;
 
+pub mod http;
+
 pub mod accounts;
 pub mod server;
 pub mod telemetry;
