@@ -304,7 +304,11 @@ mod tests {
     async fn a_body_over_the_limit_is_too_large_announced_or_not() {
         assert_eq!(collect(Body::from(vec![b' '; LIMIT])).await.map(|bytes| bytes.len()).ok(), Some(LIMIT));
         assert_eq!(collect(Body::from(vec![b' '; LIMIT + 1])).await.unwrap_err().status(), 413);
+<<<<<<< HEAD
         let chunks = std::iter::repeat_n(Ok::<_, std::io::Error>(vec![b' '; 1024]), 200);
+=======
+        let chunks = std::iter::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1024])).take(200);
+>>>>>>> http
         let endless = Body::from_stream(futures_util::stream::iter(chunks));
         assert_eq!(collect(endless).await.unwrap_err().status(), 413);
     }

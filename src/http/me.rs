@@ -118,6 +118,7 @@ pub(super) async fn change_password(
     let (user, sid, ip) = (principal.user.user.id, principal.session.sid, client.ip);
     let new = new_password("new_password", body.new_password)?;
     // Whoever has stolen a token must not guess the password here instead of at the login.
+<<<<<<< HEAD
     let guess = match Email::parse(&principal.user.user.email) {
         Ok(email) => Some(gateway.limits.guess(ip, &email).await?),
         Err(_) => None,
@@ -126,6 +127,14 @@ pub(super) async fn change_password(
     if matches!(outcome, Err(AccountError::InvalidCurrentPassword)) {
         tracing::info!(%user, %sid, %ip, "change of password refused: wrong current password");
     } else if let Some(guess) = guess {
+=======
+    let guess = gateway.limits.guess(ip, &Email::parse(&principal.user.user.email)?)?;
+    guess.wait().await;
+    let outcome = gateway.accounts.change_password(&principal, body.current_password, new).await;
+    if matches!(outcome, Err(AccountError::InvalidCurrentPassword)) {
+        tracing::info!(%user, %sid, %ip, "change of password refused: wrong current password");
+    } else {
+>>>>>>> http
         guess.give_back();
     }
     outcome?;
