@@ -2,15 +2,33 @@
 //!
 //! Called by HTTP handlers and sockets alike; asks the cache. Never reads requests, never picks a status or close code.
 
+pub mod last_seen;
+mod ticket;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Counter;
+use quick_cache::sync::Cache as BoundedMap;
 use time::OffsetDateTime;
 
+use crate::cache::{Cache, CannotTell, Ending, Peek, Standing};
+use crate::clock::{BootInstant, DatabaseClock};
 use crate::entry::EndReason;
-use crate::ids::{Jti, Sid, UserId};
-use crate::secret::{AccessToken, SecretHash, SessionSecret, Ticket};
-use crate::store::{SessionRecord, UserRecord};
+use crate::freshness::Freshness;
+use crate::ids::Jti;
+use crate::metrics::cache_counter;
+use crate::seal::Sealer;
+use crate::secret::{AccessToken, SecretHash, SessionSecret};
+use crate::store::{SessionRecord, Store, UserRecord};
+pub use crate::token::TokenClaims;
+use crate::token::keys::{KeySet, SigningKey, VerifyingKey};
+use crate::token::{self, TokenError, TokenFormat};
+use last_seen::LastSeen;
+pub use ticket::OpenTicket;
+
+/// How long a token with an unknown key waits for a log read that would bring the key.
+const UNKNOWN_KEY_WAIT: Duration = Duration::from_millis(900);
 
 /// A proven identity. Proven at one moment: for later use see [`Auth::recheck`].
 #[derive(Clone, Debug)]
@@ -21,23 +39,6 @@ pub struct Principal {
     pub user: Arc<UserRecord>,
     /// The access token, when one was the credential.
     pub token: Option<Arc<TokenClaims>>,
-}
-
-/// The claims of a token whose signature is good (RFC 9068 section 2.2).
-#[derive(Clone, Debug)]
-pub struct TokenClaims {
-    /// `sub`.
-    pub user_id: UserId,
-    /// `sid`.
-    pub sid: Sid,
-    /// `jti`.
-    pub jti: Jti,
-    /// `kid` of the header.
-    pub kid: Arc<str>,
-    /// `exp`, Unix seconds.
-    pub expires_at: i64,
-    /// `nbf`, Unix seconds.
-    pub not_before: i64,
 }
 
 /// Why a credential is not good. Each is a fact; none stands for trouble of ours.
@@ -70,6 +71,22 @@ pub enum AuthError {
     CannotTell,
 }
 
+impl From<CannotTell> for AuthError {
+    fn from(_: CannotTell) -> Self {
+        Self::CannotTell
+    }
+}
+
+impl From<Ending> for Denied {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Ended(reason) => Self::Ended(reason),
+            Ending::Expired => Self::SessionExpired,
+            Ending::Unknown => Self::Unknown,
+        }
+    }
+}
+
 /// What [`Auth::recheck`] can say without waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recheck {
@@ -90,45 +107,226 @@ pub struct IssuedToken {
     pub claims: Arc<TokenClaims>,
 }
 
-/// A ticket whose seal, age and Origin are good; not yet spent.
-#[derive(Clone, Debug)]
-pub struct OpenTicket {
-    /// Whose it is.
-    pub principal: Principal,
-    /// Its name in the table of used tickets.
-    pub id: SecretHash,
-    /// Its end.
-    pub expires_at: OffsetDateTime,
-}
-
 /// The judge.
 #[derive(Clone)]
-pub struct Auth(());
+pub struct Auth {
+    parts: Arc<AuthParts>,
+    verified: Arc<BoundedMap<SecretHash, Arc<Verified>>>,
+    hit: Counter,
+    miss: Counter,
+}
 
-#[allow(unused_variables, clippy::todo)]
+/// What an [`Auth`] is made of.
+pub struct AuthParts {
+    /// Who is this session?
+    pub cache: Arc<Cache>,
+    /// To spend tickets.
+    pub store: Store,
+    /// H, for tokens with a key that is not known yet.
+    pub freshness: Arc<Freshness>,
+    /// Database time, in which tokens are made and judged.
+    pub clock: Arc<DatabaseClock>,
+    /// All keys.
+    pub keys: Arc<KeySet>,
+    /// The key this node signs with.
+    pub signing_key: SigningKey,
+    /// Issuer and audience.
+    pub format: TokenFormat,
+    /// Seals tickets.
+    pub sealer: Arc<Sealer>,
+    /// Writes last uses.
+    pub last_seen: Arc<LastSeen>,
+    /// Life of an access token.
+    pub access_token_ttl: Duration,
+    /// Leeway for `exp` and `nbf`.
+    pub leeway: Duration,
+    /// Verified tokens held in memory.
+    pub capacity: usize,
+}
+
+/// A token whose signature was checked; found by its hash, so that a hit costs no signature check.
+struct Verified {
+    claims: Arc<TokenClaims>,
+    key: Arc<VerifyingKey>,
+}
+
 impl Auth {
+    /// Joins the parts.
+    #[must_use]
+    pub fn new(parts: AuthParts) -> Self {
+        let verified = Arc::new(BoundedMap::new(parts.capacity));
+        let (hit, miss) = (cache_counter("token", "local", "hit"), cache_counter("token", "local", "miss"));
+        Self { parts: Arc::new(parts), verified, hit, miss }
+    }
+
     /// Judges an access token: signature, claims, session, user, listing.
-    pub async fn token(&self, token: &AccessToken) -> Result<Principal, AuthError> { todo!() }
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn token(&self, token: &AccessToken) -> Result<Principal, AuthError> {
+        let claims = self.verified_claims(token).await?;
+        let expired = self.is_expired(&claims);
+        let standing = match self.parts.cache.session(claims.sid, claims.user_id).await {
+            // That it has expired is a fact without any store.
+            Err(CannotTell) if expired => return Err(AuthError::Denied(Denied::Expired)),
+            standing => standing?,
+        };
+        let principal = Self::principal(standing, Some(claims))?;
+        if expired { Err(AuthError::Denied(Denied::Expired)) } else { Ok(principal) }
+    }
+
     /// Judges signature and claims but not `exp`, session or listing: good enough to log out with, for nothing else.
-    pub async fn token_for_logout(&self, token: &AccessToken) -> Result<Arc<TokenClaims>, AuthError> { todo!() }
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn token_for_logout(&self, token: &AccessToken) -> Result<Arc<TokenClaims>, AuthError> {
+        self.verified_claims(token).await
+    }
+
     /// Judges the secret of a session.
-    pub async fn session_secret(&self, secret: &SessionSecret) -> Result<Principal, AuthError> { todo!() }
-    /// Opens a ticket that came with this `Origin` header (`None`: there was none).
-    pub async fn open_ticket(&self, ticket: &Ticket, origin: Option<&str>) -> Result<OpenTicket, AuthError> { todo!() }
-    /// Spends it. The last step before the handshake is answered with 101: `Denied(TicketSpent)` when somebody was first.
-    pub async fn spend_ticket(&self, ticket: &OpenTicket) -> Result<(), AuthError> { todo!() }
-    /// Seals a ticket for this principal and the Origin of the request that asks for it; lives 30 s.
-    pub fn issue_ticket(&self, principal: &Principal, origin: Option<&str>) -> (Ticket, Duration) { todo!() }
-    /// Signs a new access token for a session that was just judged good.
-    pub fn issue_token(&self, session: &SessionRecord) -> IssuedToken { todo!() }
-    /// May this principal still act? No I/O, no waiting; checks the freshness rule, `exp` included for tokens.
-    pub fn recheck(&self, principal: &Principal) -> Recheck { todo!() }
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn session_secret(&self, secret: &SessionSecret) -> Result<Principal, AuthError> {
+        let standing = self.parts.cache.session_by_secret(secret.hash()).await?;
+        Self::principal(standing, None)
+    }
+
+    /// Signs a new access token for a session that was just judged good. It never outlives the session.
+    #[must_use]
+    pub fn issue_token(&self, session: &SessionRecord) -> IssuedToken {
+        let now = self.now_unix();
+        let life = i64::try_from(self.parts.access_token_ttl.as_secs()).unwrap_or(i64::MAX).max(1);
+        let expires_at = now.saturating_add(life).min(session.max_expires_at.unix_timestamp());
+        let claims = Arc::new(TokenClaims {
+            user_id: session.user_id,
+            sid: session.sid,
+            jti: Jti::random(),
+            kid: self.parts.signing_key.kid().into(),
+            expires_at,
+            not_before: now,
+        });
+        let token = token::sign(&self.parts.format, &self.parts.signing_key, &claims, now)
+            .expect("the key has signed a probe at the start");
+        let key = self.parts.signing_key.verifying();
+        self.verified.insert(SecretHash::of(token.expose().as_bytes()), Arc::new(Verified { claims: claims.clone(), key }));
+        IssuedToken { token, expires_in: u64::try_from(expires_at - now).unwrap_or(0), claims }
+    }
+
+    /// May this principal still act? No I/O, no waiting; checks the freshness rule, and `exp` for tokens.
+    #[must_use]
+    pub fn recheck(&self, principal: &Principal) -> Recheck {
+        let session = &principal.session;
+        if let Some(claims) = &principal.token
+            && (self.is_expired(claims) || self.parts.keys.find(&claims.kid).is_none())
+        {
+            return Recheck::Unsure;
+        }
+        match self.parts.cache.peek(session.sid, session.user_id) {
+            Peek::Alive(session, _) if !is_listed(&session, principal.token.as_deref()) => Recheck::Good,
+            _ => Recheck::Unsure,
+        }
+    }
+
     /// The same with every means, loads included. The principal comes back with the newest facts.
-    pub async fn refetch(&self, principal: &Principal) -> Result<Principal, AuthError> { todo!() }
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn refetch(&self, principal: &Principal) -> Result<Principal, AuthError> {
+        let session = &principal.session;
+        if let Some(claims) = &principal.token
+            && self.parts.keys.find(&claims.kid).is_none()
+        {
+            return Err(AuthError::Denied(Denied::Forged));
+        }
+        let standing = self.parts.cache.session(session.sid, session.user_id).await?;
+        let principal = Self::principal(standing, principal.token.clone())?;
+        match &principal.token {
+            Some(claims) if self.is_expired(claims) => Err(AuthError::Denied(Denied::Expired)),
+            _ => Ok(principal),
+        }
+    }
+
     /// False while freshness cannot be shown at all: sockets are muted then.
-    pub fn caught_up(&self) -> bool { todo!() }
+    #[must_use]
+    pub fn caught_up(&self) -> bool {
+        self.parts.freshness.caught_up()
+    }
+
     /// Notes that the session was used (written behind, in batches).
-    pub fn touch(&self, session: &SessionRecord) { todo!() }
+    pub fn touch(&self, session: &SessionRecord) {
+        self.parts.last_seen.note(session);
+    }
+
     /// Database time now, Unix seconds: the time in which tokens are judged.
-    pub fn now_unix(&self) -> i64 { todo!() }
+    #[must_use]
+    pub fn now_unix(&self) -> i64 {
+        self.parts.clock.now_unix()
+    }
+
+    /// Database time now.
+    #[must_use]
+    pub fn now(&self) -> OffsetDateTime {
+        self.parts.clock.now()
+    }
+
+    fn principal(standing: Standing, token: Option<Arc<TokenClaims>>) -> Result<Principal, AuthError> {
+        match standing {
+            Standing::Ended(ending) => Err(AuthError::Denied(ending.into())),
+            Standing::Alive(session, _) if is_listed(&session, token.as_deref()) => {
+                Err(AuthError::Denied(Denied::TokenRevoked))
+            }
+            Standing::Alive(session, user) => Ok(Principal { session, user, token }),
+        }
+    }
+
+    /// The claims, from memory or by a signature check. Judges `nbf`, but leaves `exp` to the caller.
+    async fn verified_claims(&self, token: &AccessToken) -> Result<Arc<TokenClaims>, AuthError> {
+        let hash = SecretHash::of(token.expose().as_bytes());
+        let verified = match self.verified.get(&hash).filter(|verified| !verified.key.is_removed()) {
+            Some(verified) => {
+                self.hit.increment(1);
+                verified
+            }
+            None => {
+                self.miss.increment(1);
+                let verified = Arc::new(self.verify(token).await?);
+                self.verified.insert(hash, verified.clone());
+                verified
+            }
+        };
+        if verified.claims.not_before > self.now_unix().saturating_add(self.leeway_seconds()) {
+            return Err(AuthError::Denied(Denied::Forged));
+        }
+        Ok(verified.claims.clone())
+    }
+
+    async fn verify(&self, token: &AccessToken) -> Result<Verified, AuthError> {
+        let asked = BootInstant::now();
+        let verify = || token::verify(&self.parts.format, &self.parts.keys, token);
+        let outcome = match verify() {
+            // Perhaps another node registered it a moment ago. No query for it alone: the next log read brings it.
+            Err(TokenError::UnknownKey) => {
+                if !self.parts.freshness.wait_beyond(asked, UNKNOWN_KEY_WAIT).await {
+                    return Err(AuthError::CannotTell);
+                }
+                verify()
+            }
+            outcome => outcome,
+        };
+        let (claims, key) = outcome.map_err(|_| AuthError::Denied(Denied::Forged))?;
+        Ok(Verified { claims: Arc::new(claims), key })
+    }
+
+    fn is_expired(&self, claims: &TokenClaims) -> bool {
+        self.now_unix() >= claims.expires_at.saturating_add(self.leeway_seconds())
+    }
+
+    fn leeway_seconds(&self) -> i64 {
+        i64::try_from(self.parts.leeway.as_secs()).unwrap_or(0)
+    }
+}
+
+fn is_listed(session: &SessionRecord, token: Option<&TokenClaims>) -> bool {
+    token.is_some_and(|claims| session.listed.contains(&claims.jti))
 }

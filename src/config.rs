@@ -1,10 +1,23 @@
 //! Every setting: its name, default, unit, reason and check.
+//!
+//! A setting is an environment variable, a flag and a key of one TOML file; the list of them is [`settings`], how the
+//! layers hide each other is [`layers`], how a text becomes a value is [`values`]. Here the values become one checked
+//! [`Config`], or the start stops with a message that names the setting.
+
+pub mod layers;
+pub mod settings;
+pub mod values;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::secret::RecordKey;
+use layers::{Layers, Source, Texts};
+use settings::Setting;
+use values::{DAY, SECOND, YEARS};
 
 /// All settings, checked. Field names are the setting's name without the `PORTCULLIS_` prefix, in lower case.
 #[derive(Clone, Debug)]
@@ -85,4 +98,161 @@ pub struct Config {
     pub log: String,
     /// `auto` (human on a terminal, JSON otherwise), `human` or `json`.
     pub log_format: String,
+    /// What the operator should hear although it does not stop the start, such as a misspelt name.
+    pub warnings: Vec<String>,
+    /// The files that settings were read from.
+    pub files: Vec<PathBuf>,
 }
+
+/// Why the program cannot start with these settings: one sentence that names the setting and where it was set.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    fn of(setting: &Setting, source: &Source, reason: String) -> Self {
+        match source {
+            Source::Flag => Self(format!("--{} ({}): {reason}", setting.flag(), setting.env)),
+            Source::File(_) => Self(format!("{} ({} in {source}): {reason}", setting.env, setting.key())),
+            _ => Self(format!("{} (from {source}): {reason}", setting.env)),
+        }
+    }
+}
+
+/// Upper end of counts that only need to be sane.
+const MANY: usize = 100_000_000;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+impl Config {
+    /// Reads all layers: the TOML file (if a layer above names one), the file `dotenv` (if it exists), `environment`,
+    /// and `flags`, which are keyed by [`Setting::env`] too.
+    pub fn load(flags: &Texts, environment: &Texts, dotenv: Option<&Path>) -> Result<Self, ConfigError> {
+        let layers = Layers::read(flags, environment, dotenv)?;
+        let mut config = read(&layers)?;
+        config.warnings = layers.warnings;
+        config.files = layers.files;
+        Ok(config)
+    }
+
+    /// The configured record key, decoded.
+    #[must_use]
+    pub fn decoded_record_key(&self) -> Option<RecordKey> {
+        self.record_key.as_ref().and_then(|key| values::record_key(key.expose_secret()).ok())
+    }
+}
+
+fn read(layers: &Layers) -> Result<Config, ConfigError> {
+    use settings as s;
+    let (session_ttl, session_max_age) = session_life(layers)?;
+    let (signing_algorithm, signing_key) = signing(layers)?;
+    Ok(Config {
+        host: layers.value(&s::HOST, values::address)?,
+        port: layers.value(&s::PORT, values::number(0..=u16::MAX))?,
+        data_dir: layers.value(&s::DATA_DIR, data_dir)?,
+        database_url: layers.secret(&s::DATABASE_URL, &s::DATABASE_URL_FILE, values::database_url)?,
+        redis_url: redis_url(layers)?,
+        allowed_origins: layers.optional(&s::ALLOWED_ORIGINS, values::list(values::origin))?.unwrap_or_default(),
+        throttling: layers.value(&s::THROTTLING, values::switch)?,
+        cookies: layers.value(&s::COOKIES, values::switch)?,
+        enumeration_defence: layers.value(&s::ENUMERATION_DEFENCE, values::switch)?,
+        issuer: layers.value(&s::ISSUER, values::name)?,
+        audience: layers.value(&s::AUDIENCE, values::name)?,
+        access_token_ttl: layers.value(&s::ACCESS_TOKEN_TTL, values::whole_seconds(SECOND..=YEARS))?,
+        session_ttl,
+        session_max_age,
+        user_cache_ttl: layers.value(&s::USER_CACHE_TTL, values::duration(SECOND..=7 * DAY))?,
+        // More would keep a stolen token alive; RFC 8725 wants it small.
+        token_leeway: layers.value(&s::TOKEN_LEEWAY, values::whole_seconds(Duration::ZERO..=60 * SECOND))?,
+        signing_algorithm,
+        signing_key,
+        record_key: layers.secret(&s::RECORD_KEY, &s::RECORD_KEY_FILE, |text| values::record_key(text).map(drop))?,
+        connect_timeout: layers.value(&s::CONNECT_TIMEOUT, values::duration(100 * MILLISECOND..=DAY / 24))?,
+        // `ping` in the answer to connect is a number of seconds, and 0 would tell SDKs that there are none.
+        ping_interval: layers.value(&s::PING_INTERVAL, values::whole_seconds(SECOND..=DAY / 24))?,
+        pong_timeout: layers.value(&s::PONG_TIMEOUT, values::duration(100 * MILLISECOND..=DAY / 24))?,
+        grace_time: layers.value(&s::GRACE_TIME, values::duration(Duration::ZERO..=DAY / 24))?,
+        drain_window: layers.value(&s::DRAIN_WINDOW, values::duration(Duration::ZERO..=DAY / 24))?,
+        max_message_bytes: layers.value(&s::MAX_MESSAGE_BYTES, values::bytes(1 << 10..=16 << 20))?,
+        outbox_bytes: layers.value(&s::OUTBOX_BYTES, values::bytes(4 << 10..=256 << 20))?,
+        max_commands_per_second: layers.value(&s::MAX_COMMANDS_PER_SECOND, values::number(1..=1_000_000))?,
+        max_connections_per_user: layers.value(&s::MAX_CONNECTIONS_PER_USER, values::number(1..=MANY))?,
+        max_connections: layers.value(&s::MAX_CONNECTIONS, values::number(1..=MANY))?,
+        trusted_proxies: layers.optional(&s::TRUSTED_PROXIES, values::list(values::network))?.unwrap_or_default(),
+        database_pool_size: layers.value(&s::DATABASE_POOL_SIZE, values::number(1..=1_000))?,
+        database_acquire_timeout: layers
+            .value(&s::DATABASE_ACQUIRE_TIMEOUT, values::duration(10 * MILLISECOND..=60 * SECOND))?,
+        redis_timeout: layers.value(&s::REDIS_TIMEOUT, values::duration(MILLISECOND..=10 * SECOND))?,
+        local_cache_sessions: layers.value(&s::LOCAL_CACHE_SESSIONS, values::number(1..=MANY))?,
+        password_threads: layers
+            .optional(&s::PASSWORD_THREADS, values::number(1..=1_024))?
+            .unwrap_or_else(spare_processors),
+        password_queue: layers.value(&s::PASSWORD_QUEUE, values::number(0..=MANY))?,
+        log: layers.value(&s::LOG, values::log_filter)?,
+        log_format: layers.value(&s::LOG_FORMAT, values::one_of(&["auto", "human", "json"]))?,
+        warnings: Vec::new(),
+        files: Vec::new(),
+    })
+}
+
+fn data_dir(text: &str) -> values::Parsed<PathBuf> {
+    if text.is_empty() { Err("is empty".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// The rules of the contract: `REDIS_ENABLED` decides when it is set, else the presence of a URL.
+fn redis_url(layers: &Layers) -> Result<Option<SecretString>, ConfigError> {
+    let enabled = layers.optional(&settings::REDIS_ENABLED, values::switch)?;
+    if enabled == Some(false) {
+        return Ok(None);
+    }
+    let url = layers.secret(&settings::REDIS_URL, &settings::REDIS_URL_FILE, values::redis_url)?;
+    let local = || SecretString::from("redis://localhost:6379/0");
+    Ok(url.or_else(|| enabled.map(|_| local())))
+}
+
+/// The sliding life must fit into the absolute one. A default gives way to what somebody has set.
+fn session_life(layers: &Layers) -> Result<(Duration, Duration), ConfigError> {
+    let sliding = &settings::SESSION_TTL;
+    let ttl = layers.value(sliding, values::duration(SECOND..=YEARS))?;
+    let max_age = layers.value(&settings::SESSION_MAX_AGE, values::duration(SECOND..=YEARS))?;
+    match layers.source(sliding) {
+        Source::BuiltIn => Ok((ttl.min(max_age), max_age)),
+        source if ttl > max_age => {
+            let reason = format!(
+                "{} is longer than {}, which is {}",
+                humantime::format_duration(ttl),
+                settings::SESSION_MAX_AGE.env,
+                humantime::format_duration(max_age)
+            );
+            Err(ConfigError::of(sliding, &source, reason))
+        }
+        _ => Ok((ttl, max_age)),
+    }
+}
+
+fn signing(layers: &Layers) -> Result<(String, Option<SecretString>), ConfigError> {
+    let setting = &settings::SIGNING_ALGORITHM;
+    let algorithm = layers.value(setting, values::one_of(&["EdDSA", "ES256", "RS256", "HS256"]))?;
+    let key = layers
+        .secret(&settings::SIGNING_KEY, &settings::SIGNING_KEY_FILE, |text| values::signing_key(text, &algorithm))?;
+    if algorithm == "HS256" && key.is_none() {
+        let reason = format!("HS256 needs {}, a secret of 32 bytes or more", settings::SIGNING_KEY.env);
+        return Err(ConfigError::of(setting, &layers.source(setting), reason));
+    }
+    Ok((algorithm, key.map(|key| with_real_newlines(&key))))
+}
+
+/// Environment files cannot hold line ends, so a PEM key may spell them `\n`.
+fn with_real_newlines(key: &SecretString) -> SecretString {
+    let text = key.expose_secret();
+    if text.contains("-----BEGIN") { SecretString::from(text.replace("\\n", "\n")) } else { key.clone() }
+}
+
+/// One processor stays free for sockets.
+fn spare_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1)
+}
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+mod tests;

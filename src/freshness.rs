@@ -1,9 +1,54 @@
-//! The freshness rule: may this fact still be believed? See `docs` in ARCHITECTURE.md for the argument.
+//! The freshness rule: may this fact still be believed?
 //!
-//! Holds the table G of what was applied, the horizon H up to which every answered revocation is known to be in G, and
-//! the check. Called at every use of anything remembered. Does no I/O and takes no lock.
-pub use crate::clock::BootInstant;
+//! Everything that answers from memory, from Redis or from a read asks [`Freshness::check`] at **every** use. The module
+//! does no I/O, takes no lock and allocates nothing after the start.
+//!
+//! # The promise
+//!
+//! Let a(R) be the moment when the success of revocation R was answered. No use that begins later than a(R) + 1 s
+//! accepts a credential which R ended.
+//!
+//! # The parts
+//!
+//! * **G** is a fixed table of slots. Applying a log entry marks the slots of what it names (a session, a user) with
+//!   the entry's position and the local time of the application. Slots are shared by hash: a collision costs a miss,
+//!   never an acceptance.
+//! * **H**, the horizon, is a local instant. Invariant: *every revocation answered before H is marked in G.* A complete
+//!   log read that was sent at t0 returns every revocation committed before t0; after all its entries are marked, H may
+//!   rise to t0.
+//! * A **fact** carries a [`Stamp`]: P, below which every transaction was visible to the statement that read it, and
+//!   f0, when this node sent that read (nothing for facts that came through Redis: Redis is never believed about time).
+//!
+//! # Why it holds
+//!
+//! Take a use that begins at u > a(R) + 1 s with a fact that does not contain R. The check loads H first.
+//!
+//! * H ≥ a(R): R was marked before H rose, and the slots are read after H, so the mark is seen. A fact of an own read
+//!   that does not contain R was sent before R committed, hence before the mark: f0 is not later than the slot's time,
+//!   a miss. A fact from Redis that does not contain R has P ≤ R's position: a miss.
+//!   (An entry that was trimmed before this node started is not in G: the floor refuses facts that old.)
+//! * H < a(R): then u − H > 1 s > L. The fact passes only by f0, within L of u, so f0 > a(R): the read was sent after R
+//!   had committed and therefore contains it. Contradiction.
+//!
+//! The clock is read last, so that a node which is stopped in the middle of the check finds itself late.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::clock::BootInstant;
 use crate::entry::Position;
+
+/// L: how long knowledge may be used after the moment up to which it is complete. Below the promised second by what an
+/// answer needs to leave.
+pub const LIFETIME: Duration = Duration::from_millis(900);
+
+/// How long a request waits for the log read in flight before it asks the database itself.
+pub const CATCH_UP_WAIT: Duration = Duration::from_millis(250);
+
+const SLOTS: usize = 1 << 18;
 
 /// Where a fact comes from and how old it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,4 +57,218 @@ pub struct Stamp {
     pub position: Position,
     /// f0: when this node sent that read; `None` when the value came from Redis.
     pub read_at: Option<BootInstant>,
+}
+
+/// The outcome of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Believe the fact.
+    Fresh,
+    /// Something was applied to its session or user since: load it again.
+    Superseded,
+    /// This node does not know what was revoked lately: wait for the log, or load.
+    NotCaughtUp,
+}
+
+/// G and H.
+pub struct Freshness {
+    slots: Box<[Slot]>,
+    horizon: AtomicU64,
+    floor: AtomicU64,
+    risen: Notify,
+}
+
+#[derive(Default)]
+struct Slot {
+    position: AtomicU64,
+    applied_at: AtomicU64,
+}
+
+impl Freshness {
+    /// Knows nothing yet: every fact but a read's own answer is [`Verdict::NotCaughtUp`].
+    #[must_use]
+    pub fn new() -> Self {
+        let slots = std::iter::repeat_with(Slot::default).take(SLOTS).collect();
+        Self { slots, horizon: AtomicU64::new(0), floor: AtomicU64::new(0), risen: Notify::new() }
+    }
+
+    /// Marks that an entry at `position` which concerns `id` (a session's or a user's) has been heard of.
+    pub fn mark(&self, id: Uuid, position: Position) {
+        let slot = self.slot(id);
+        slot.applied_at.fetch_max(BootInstant::now().0, Ordering::SeqCst);
+        slot.position.fetch_max(position, Ordering::SeqCst);
+    }
+
+    /// Raises H after a complete log read sent at `sent_at`, all of whose entries have been marked and applied.
+    pub fn rise(&self, sent_at: BootInstant) {
+        self.horizon.fetch_max(sent_at.0, Ordering::SeqCst);
+        self.risen.notify_waiters();
+    }
+
+    /// Entries below `watermark` have been trimmed from the log and may be missing from G: facts from Redis that were
+    /// read before it are not believed.
+    pub fn set_floor(&self, watermark: Position) {
+        self.floor.store(watermark, Ordering::SeqCst);
+    }
+
+    /// The rule. `about` are the ids whose entries would end the fact: its session and its user.
+    #[must_use]
+    pub fn check(&self, stamp: Stamp, about: &[Uuid]) -> Verdict {
+        self.check_at(stamp, about, BootInstant::now)
+    }
+
+    fn check_at(&self, stamp: Stamp, about: &[Uuid], now: impl FnOnce() -> BootInstant) -> Verdict {
+        let horizon = self.horizon.load(Ordering::SeqCst);
+        if stamp.read_at.is_none() && stamp.position < self.floor.load(Ordering::SeqCst) {
+            return Verdict::Superseded;
+        }
+        if !about.iter().all(|&id| self.slot(id).allows(stamp)) {
+            return Verdict::Superseded;
+        }
+        let known_until = BootInstant(horizon.max(stamp.read_at.map_or(0, |instant| instant.0)));
+        if now() <= known_until.plus(LIFETIME) { Verdict::Fresh } else { Verdict::NotCaughtUp }
+    }
+
+    /// Whether remembered facts can be used at all right now.
+    #[must_use]
+    pub fn caught_up(&self) -> bool {
+        BootInstant::now() <= self.horizon().plus(LIFETIME)
+    }
+
+    /// H.
+    #[must_use]
+    pub fn horizon(&self) -> BootInstant {
+        BootInstant(self.horizon.load(Ordering::SeqCst))
+    }
+
+    /// Waits until the node is caught up, at most `limit`. True when it is.
+    pub async fn wait_caught_up(&self, limit: Duration) -> bool {
+        self.wait_until(limit, || self.caught_up()).await
+    }
+
+    /// Waits until a complete log read that was sent after `instant` has been applied, at most `limit`.
+    pub async fn wait_beyond(&self, instant: BootInstant, limit: Duration) -> bool {
+        self.wait_until(limit, || self.horizon() >= instant).await
+    }
+
+    async fn wait_until(&self, limit: Duration, reached: impl Fn() -> bool) -> bool {
+        let waiting = async {
+            loop {
+                let risen = self.risen.notified();
+                tokio::pin!(risen);
+                // Registered before the condition is looked at, or a rise in between would be missed.
+                risen.as_mut().enable();
+                if reached() {
+                    return;
+                }
+                risen.await;
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.is_ok()
+    }
+
+    fn slot(&self, id: Uuid) -> &Slot {
+        // The low bits of a version 4 UUID are random; ids of another make only collide more often.
+        &self.slots[id.as_u128() as usize & (SLOTS - 1)]
+    }
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Slot {
+    fn allows(&self, stamp: Stamp) -> bool {
+        match stamp.read_at {
+            Some(read_at) => read_at.0 > self.applied_at.load(Ordering::SeqCst),
+            None => self.position.load(Ordering::SeqCst) < stamp.position,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own_read(at: BootInstant) -> Stamp {
+        Stamp { position: 10, read_at: Some(at) }
+    }
+
+    fn from_redis(position: Position) -> Stamp {
+        Stamp { position, read_at: None }
+    }
+
+    #[test]
+    fn an_own_read_is_good_for_its_lifetime_without_any_log() {
+        let freshness = Freshness::new();
+        let sent = BootInstant::now();
+        let id = Uuid::new_v4();
+        assert_eq!(freshness.check_at(own_read(sent), &[id], || sent.plus(LIFETIME)), Verdict::Fresh);
+        let late = sent.plus(LIFETIME + Duration::from_nanos(1));
+        assert_eq!(freshness.check_at(own_read(sent), &[id], || late), Verdict::NotCaughtUp);
+    }
+
+    #[test]
+    fn a_log_read_renews_every_fact_at_once() {
+        let freshness = Freshness::new();
+        let old = BootInstant(1);
+        assert_eq!(freshness.check(own_read(old), &[Uuid::new_v4()]), Verdict::NotCaughtUp);
+        freshness.rise(BootInstant::now());
+        assert_eq!(freshness.check(own_read(old), &[Uuid::new_v4()]), Verdict::Fresh);
+        assert_eq!(freshness.check(from_redis(1), &[Uuid::new_v4()]), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_mark_ends_older_facts_and_spares_newer_ones() {
+        let freshness = Freshness::new();
+        let id = Uuid::new_v4();
+        let before = BootInstant::now();
+        freshness.mark(id, 41);
+        freshness.rise(BootInstant::now());
+        assert_eq!(freshness.check(own_read(before), &[id]), Verdict::Superseded);
+        assert_eq!(freshness.check(own_read(BootInstant::now()), &[id]), Verdict::Fresh);
+        assert_eq!(freshness.check(from_redis(41), &[id]), Verdict::Superseded, "41 was not visible below 41");
+        assert_eq!(freshness.check(from_redis(42), &[id]), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_late_mark_of_an_old_position_does_not_lower_the_slot() {
+        let freshness = Freshness::new();
+        let id = Uuid::new_v4();
+        freshness.mark(id, 41);
+        freshness.mark(id, 7);
+        freshness.rise(BootInstant::now());
+        assert_eq!(freshness.check(from_redis(41), &[id]), Verdict::Superseded);
+    }
+
+    #[test]
+    fn redis_alone_proves_nothing() {
+        let freshness = Freshness::new();
+        assert_eq!(freshness.check(from_redis(u64::MAX), &[Uuid::new_v4()]), Verdict::NotCaughtUp);
+    }
+
+    #[test]
+    fn a_record_older_than_the_retained_log_is_not_believed() {
+        let freshness = Freshness::new();
+        freshness.set_floor(100);
+        freshness.rise(BootInstant::now());
+        assert_eq!(freshness.check(from_redis(99), &[Uuid::new_v4()]), Verdict::Superseded);
+        assert_eq!(freshness.check(from_redis(100), &[Uuid::new_v4()]), Verdict::Fresh);
+    }
+
+    #[tokio::test]
+    async fn waiters_wake_when_the_horizon_rises() {
+        let freshness = std::sync::Arc::new(Freshness::new());
+        let asked = BootInstant::now();
+        let waiter = tokio::spawn({
+            let freshness = freshness.clone();
+            async move { freshness.wait_beyond(asked, Duration::from_secs(10)).await }
+        });
+        tokio::task::yield_now().await;
+        freshness.rise(BootInstant::now());
+        assert!(waiter.await.expect("the waiter does not panic"));
+        assert!(!freshness.wait_beyond(BootInstant::now().plus(LIFETIME), Duration::from_millis(1)).await);
+    }
 }

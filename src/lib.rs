@@ -7,9 +7,13 @@
 //!
 //! The modules below stand in the order in which a request meets them; a module imports only what lies below it.
 
+pub mod cli;
+
 pub mod socket;
 
 pub mod accounts;
+pub mod server;
+pub mod telemetry;
 pub mod client_address;
 pub mod credentials;
 pub mod origin;
@@ -18,6 +22,8 @@ pub mod problem;
 pub mod auth;
 pub mod revocation;
 
+pub mod bus;
+pub mod cache;
 pub mod registry;
 pub mod store;
 
@@ -26,5 +32,9 @@ pub mod config;
 pub mod entry;
 pub mod freshness;
 pub mod ids;
+pub mod metrics;
 pub mod protocol;
+pub mod redis_link;
+pub mod seal;
 pub mod secret;
+pub mod token;

@@ -3,10 +3,32 @@
 //! The sentence that joins store, freshness, cache, registry and bus. Outgoing: commit, apply here, publish, answer.
 //! Incoming, from either carrier: mark G, forget local entries, close sockets, forget in Redis: in this order.
 
+mod apply;
+mod follow;
+
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
+
+use crate::bus::Bus;
+use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
-use crate::store::{ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, StoreResult};
+use crate::store::{ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult};
+pub use apply::{Applier, ApplierParts};
+pub use follow::follow_log;
+
+/// Most bytes of a user's metadata, as JSON text.
+pub const MAX_METADATA_BYTES: usize = 64 * 1024;
+
+/// How long a revocation waits for Redis before it is answered anyway.
+const PUBLISH_WITHIN: Duration = Duration::from_millis(50);
+
+/// How often `Prefer: wait` looks for confirmations.
+const CONFIRMATION_POLL: Duration = Duration::from_millis(20);
+
+/// A node that has not said so for longer is not counted as alive.
+pub const NODE_ALIVE_WITHIN: Duration = Duration::from_secs(6);
 
 /// What the nodes said to `Prefer: wait`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,18 +43,160 @@ pub struct Confirmation {
 
 /// Ends credentials.
 #[derive(Clone)]
-pub struct Revoker(());
+pub struct Revoker {
+    store: Store,
+    applier: Arc<Applier>,
+    bus: Option<Arc<Bus>>,
+    tasks: TaskTracker,
+}
 
-#[allow(unused_variables, clippy::todo)]
 impl Revoker {
+    /// Joins the parts. `tasks` keeps a node that stops from cutting a revocation in two.
+    #[must_use]
+    pub fn new(store: Store, applier: Arc<Applier>, bus: Option<Arc<Bus>>, tasks: TaskTracker) -> Self {
+        Self { store, applier, bus, tasks }
+    }
+
     /// Logs one session out (4500) and lists the token that asked, if one did.
-    pub async fn log_out(&self, sid: Sid, user_id: UserId, token: Option<ListedToken>) -> StoreResult<Revoked> { todo!() }
+    ///
+    /// # Errors
+    /// [`StoreError`]; it may have taken effect, and repeating it is safe. So for everything here.
+    pub async fn log_out(&self, sid: Sid, user_id: UserId, token: Option<ListedToken>) -> StoreResult<Revoked> {
+        self.run(async move |store| store.end_session(sid, user_id, EndReason::LoggedOut, token).await).await
+    }
+
     /// Ends every session of the user (4501). With `wait`, until the live nodes have confirmed or the time is over.
-    pub async fn log_out_everywhere(&self, user_id: UserId, wait: Option<Duration>) -> StoreResult<(Revoked, Option<Confirmation>)> { todo!() }
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn log_out_everywhere(
+        &self,
+        user_id: UserId,
+        wait: Option<Duration>,
+    ) -> StoreResult<(Revoked, Option<Confirmation>)> {
+        let confirm = wait.is_some();
+        let reason = EndReason::LoggedOutEverywhere;
+        let revoked = self.run(async move |store| store.end_all_sessions(user_id, reason, confirm).await).await?;
+        let confirmation = match (wait, revoked.entries.iter().find(|entry| entry.confirm)) {
+            (Some(wait), Some(entry)) => Some(self.confirmations(entry.id, wait).await),
+            _ => None,
+        };
+        Ok((revoked, confirmation))
+    }
+
     /// Ends another session of the same user (4502).
-    pub async fn end_session(&self, sid: Sid, user_id: UserId) -> StoreResult<Revoked> { todo!() }
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn end_session(&self, sid: Sid, user_id: UserId) -> StoreResult<Revoked> {
+        self.run(async move |store| store.end_session(sid, user_id, EndReason::Revoked, None).await).await
+    }
+
     /// Changes the password; every session but `keep` ends (4504).
-    pub async fn change_password(&self, user_id: UserId, keep: Sid, verified_hash: &str, new_hash: &str) -> StoreResult<PasswordOutcome> { todo!() }
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn change_password(
+        &self,
+        user_id: UserId,
+        keep: Sid,
+        verified_hash: &str,
+        new_hash: &str,
+    ) -> StoreResult<PasswordOutcome> {
+        let (verified_hash, new_hash) = (verified_hash.to_owned(), new_hash.to_owned());
+        self.run(async move |store| store.change_password(user_id, keep, &verified_hash, &new_hash).await).await
+    }
+
     /// Changes the profile; caches on every node follow, open sockets are told.
-    pub async fn update_profile(&self, user_id: UserId, change: ProfileChange) -> StoreResult<ProfileOutcome> { todo!() }
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn update_profile(&self, user_id: UserId, change: ProfileChange) -> StoreResult<ProfileOutcome> {
+        self.run(async move |store| store.update_profile(user_id, change, MAX_METADATA_BYTES).await).await
+    }
+
+    /// Commit, apply here, publish. In a task of its own, so that a client who goes away in the middle leaves no
+    /// revocation committed but not applied.
+    async fn run<T, F, Fut>(&self, transaction: F) -> StoreResult<T>
+    where
+        T: Logged + Send + 'static,
+        F: FnOnce(Store) -> Fut + Send + 'static,
+        Fut: Future<Output = StoreResult<T>> + Send,
+    {
+        let this = self.clone();
+        let task = self.tasks.spawn(async move {
+            let outcome = transaction(this.store.clone()).await?;
+            this.spread(outcome.entries()).await;
+            Ok(outcome)
+        });
+        task.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the node is stopping".into())))
+    }
+
+    async fn spread(&self, entries: &[LogEntry]) {
+        if entries.is_empty() {
+            return;
+        }
+        // Own sockets close first, whatever Redis does.
+        self.applier.apply(entries);
+        if let Some(bus) = &self.bus {
+            // A failed PUBLISH does not hold the answer: every node reads the log.
+            let _ = tokio::time::timeout(PUBLISH_WITHIN, bus.publish(entries)).await;
+        }
+        self.applier.forget_in_redis(entries).await;
+    }
+
+    async fn confirmations(&self, entry_id: u64, wait: Duration) -> Confirmation {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut confirmation = Confirmation::default();
+        loop {
+            if let Ok(latest) = self.count_confirmations(entry_id).await {
+                confirmation = latest;
+            }
+            let complete = confirmation.nodes_live > 0 && confirmation.nodes_confirmed >= confirmation.nodes_live;
+            if complete || tokio::time::Instant::now() >= deadline {
+                return confirmation;
+            }
+            tokio::time::sleep(CONFIRMATION_POLL).await;
+        }
+    }
+
+    async fn count_confirmations(&self, entry_id: u64) -> StoreResult<Confirmation> {
+        let live = self.store.live_nodes(NODE_ALIVE_WITHIN).await?;
+        let confirmed = self.store.acknowledgements(entry_id).await?;
+        let of_live = |node| live.iter().any(|alive| alive.node == node);
+        Ok(Confirmation {
+            sockets_closed: confirmed.iter().map(|&(_, closed)| closed).sum(),
+            nodes_confirmed: confirmed.iter().filter(|&&(node, _)| of_live(node)).count() as u64,
+            nodes_live: live.len() as u64,
+        })
+    }
+}
+
+/// An outcome that knows what its transaction logged.
+trait Logged {
+    fn entries(&self) -> &[LogEntry];
+}
+
+impl Logged for Revoked {
+    fn entries(&self) -> &[LogEntry] {
+        &self.entries
+    }
+}
+
+impl Logged for PasswordOutcome {
+    fn entries(&self) -> &[LogEntry] {
+        match self {
+            Self::Changed { entries } => entries,
+            Self::Superseded => &[],
+        }
+    }
+}
+
+impl Logged for ProfileOutcome {
+    fn entries(&self) -> &[LogEntry] {
+        match self {
+            Self::Updated { entries, .. } => entries,
+            Self::MetadataTooLarge | Self::NotFound => &[],
+        }
+    }
 }

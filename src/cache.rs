@@ -1,0 +1,445 @@
+//! Who is this session, and is it good? From memory, then Redis, then the database; one load per miss.
+//!
+//! Called by `auth` alone. Every answer passed the freshness check at the moment it is given. Three answers: alive,
+//! ended (a fact from the database), or cannot tell. Must never take "nothing cached" for "invalid".
+
+pub mod batch;
+mod local;
+mod redis_tier;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::clock::DatabaseClock;
+use crate::entry::{EndReason, LogEntry, Scope};
+use crate::freshness::{CATCH_UP_WAIT, Freshness, Stamp, Verdict};
+use crate::ids::{DeploymentId, Sid, UserId};
+use crate::metrics::CacheMetrics;
+use crate::redis_link::RedisLink;
+use crate::seal::Sealer;
+use crate::secret::SecretHash;
+use crate::store::{Read, SessionRead, SessionRecord, Store, StoreError, UserRecord};
+use batch::{Answers, BatchLimits, Batcher};
+pub use local::Peek;
+use local::Local;
+use redis_tier::{RedisAnswer, RedisTier};
+
+/// Reads of one statement that a caller is given before the answer is *cannot tell*: each was overtaken by a
+/// revocation of the same user.
+const ATTEMPTS: usize = 4;
+
+/// Shortest life of a record in Redis.
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// Why a session is no longer good. Final: no session comes back from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Ended before its time.
+    Ended(EndReason),
+    /// Its sliding or absolute life is over.
+    Expired,
+    /// The database knows no such session.
+    Unknown,
+}
+
+/// The verdict about a session.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// Good, by facts that were fresh a moment ago.
+    Alive(Arc<SessionRecord>, Arc<UserRecord>),
+    /// Not good, by a fact from the database.
+    Ended(Ending),
+}
+
+/// The gateway cannot tell: stores out of reach, overloaded, or too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotTell;
+
+/// What a batch answers for one key.
+#[derive(Clone, Debug)]
+enum Loaded {
+    Alive(Arc<SessionRecord>, Arc<UserRecord>, Stamp),
+    Ended(Option<Sid>, Ending),
+}
+
+/// What the console and `/health` show of the caches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CacheStatistics {
+    /// Look-ups of sessions answered from memory or Redis.
+    pub hits: u64,
+    /// Look-ups that went to the database.
+    pub misses: u64,
+    /// Users in this node's memory.
+    pub users: usize,
+    /// Sessions in this node's memory.
+    pub sessions: usize,
+}
+
+/// The two tiers and the loads behind them.
+pub struct Cache {
+    local: Arc<Local>,
+    redis: Option<Arc<RedisTier>>,
+    from_redis: Option<Batcher<(Sid, UserId), RedisAnswer>>,
+    owners_from_redis: Option<Batcher<SecretHash, Option<(Sid, UserId)>>>,
+    from_database: Batcher<Sid, Loaded>,
+    from_database_by_secret: Batcher<SecretHash, Loaded>,
+    freshness: Arc<Freshness>,
+    clock: Arc<DatabaseClock>,
+    metrics: CacheMetrics,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    user_ttl: Duration,
+}
+
+/// What a [`Cache`] is made of.
+pub struct CacheParts {
+    /// The truth.
+    pub store: Store,
+    /// The link to Redis, with the deployment whose names begin everything there.
+    pub redis: Option<(Arc<RedisLink>, Arc<Sealer>, DeploymentId)>,
+    /// G and H.
+    pub freshness: Arc<Freshness>,
+    /// Database time.
+    pub clock: Arc<DatabaseClock>,
+    /// Sessions (and as many users) in memory.
+    pub capacity: usize,
+    /// Life of a user's record.
+    pub user_ttl: Duration,
+}
+
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Cache {
+    /// The cache and its workers, which run until [`close`](Self::close).
+    #[must_use]
+    pub fn new(parts: CacheParts) -> (Arc<Self>, Vec<Task>) {
+        let mut tasks: Vec<Task> = Vec::new();
+        let redis = parts.redis.map(|(link, sealer, deployment)| {
+            let (tier, writer) = RedisTier::new(link, sealer, deployment);
+            tasks.push(Box::pin(writer));
+            Arc::new(tier)
+        });
+        let from_redis = redis.clone().map(|tier| {
+            let (batcher, workers) = Batcher::new(REDIS_LIMITS, move |keys, answers| look_up(tier.clone(), keys, answers));
+            tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
+            batcher
+        });
+        let owners_from_redis = redis.clone().map(|tier| {
+            let (batcher, workers) = Batcher::new(REDIS_LIMITS, move |keys, answers| look_up_owners(tier.clone(), keys, answers));
+            tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
+            batcher
+        });
+        let store = parts.store.clone();
+        let (from_database, workers) = Batcher::new(DATABASE_LIMITS, move |keys, answers| load(store.clone(), keys, answers));
+        tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
+        let store = parts.store;
+        let (from_database_by_secret, workers) =
+            Batcher::new(DATABASE_LIMITS, move |keys, answers| load_by_secret(store.clone(), keys, answers));
+        tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
+        let cache = Self {
+            local: Arc::new(Local::new(parts.freshness.clone(), parts.capacity, parts.user_ttl)),
+            redis,
+            from_redis,
+            owners_from_redis,
+            from_database,
+            from_database_by_secret,
+            freshness: parts.freshness,
+            clock: parts.clock,
+            metrics: CacheMetrics::new(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            user_ttl: parts.user_ttl,
+        };
+        (Arc::new(cache), tasks)
+    }
+
+    /// What memory alone says. No I/O, no waiting.
+    #[must_use]
+    pub fn peek(&self, sid: Sid, user_id: UserId) -> Peek {
+        self.local.peek(sid, user_id, self.clock.now())
+    }
+
+    /// The verdict about a session of this user.
+    ///
+    /// # Errors
+    /// [`CannotTell`], after a bounded wait.
+    pub async fn session(&self, sid: Sid, user_id: UserId) -> Result<Standing, CannotTell> {
+        if let Some(standing) = self.from_memory(sid, user_id).await {
+            return Ok(standing);
+        }
+        if let Some(standing) = self.from_redis(sid, user_id).await {
+            return Ok(standing);
+        }
+        self.missed();
+        for _ in 0..ATTEMPTS {
+            let loaded = self.from_database.load(sid).await.map_err(|_| self.database_failed())?;
+            if let Some(standing) = self.admit(loaded) {
+                return Ok(match standing {
+                    Standing::Alive(session, _) if session.user_id != user_id => Standing::Ended(Ending::Unknown),
+                    standing => standing,
+                });
+            }
+        }
+        Err(CannotTell)
+    }
+
+    /// The verdict about whoever holds this secret.
+    ///
+    /// # Errors
+    /// [`CannotTell`], after a bounded wait.
+    pub async fn session_by_secret(&self, hash: SecretHash) -> Result<Standing, CannotTell> {
+        if self.local.is_unknown(&hash) {
+            return Ok(Standing::Ended(Ending::Unknown));
+        }
+        if let Some((sid, user_id)) = self.owner(hash).await {
+            let standing = self.session(sid, user_id).await?;
+            match &standing {
+                Standing::Alive(session, _) if session.secret_hash != hash => {}
+                _ => return Ok(standing),
+            }
+        }
+        self.missed();
+        for _ in 0..ATTEMPTS {
+            let loaded = self.from_database_by_secret.load(hash).await.map_err(|_| self.database_failed())?;
+            if matches!(loaded, Loaded::Ended(None, Ending::Unknown)) {
+                self.local.store_unknown(hash);
+            }
+            if let Some(standing) = self.admit(loaded) {
+                return Ok(standing);
+            }
+        }
+        Err(CannotTell)
+    }
+
+    /// Stores a session that this node has just written, so that its first use needs no read.
+    pub fn prime(&self, read: &Read<SessionRead>) {
+        if read.value.ended.is_none() {
+            let (session, user) = (Arc::new(read.value.session.clone()), Arc::new(read.value.user.clone()));
+            let _ = self.admit(Loaded::Alive(session, user, read.stamp));
+        }
+    }
+
+    /// First step of applying entries: drops local facts.
+    pub fn forget_local(&self, entry: &LogEntry) {
+        self.local.forget(entry);
+    }
+
+    /// Last step of applying entries: drops records in Redis, best effort.
+    pub async fn forget_in_redis(&self, entries: &[LogEntry]) {
+        if let Some(redis) = &self.redis {
+            redis.forget(entries).await;
+        }
+    }
+
+    /// Drops everything in memory: what was remembered is suspect.
+    pub fn clear(&self) {
+        self.local.clear();
+    }
+
+    /// Takes over the later times of sessions that were used.
+    pub fn slide(&self, sid: Sid, last_seen_at: OffsetDateTime, expires_at: OffsetDateTime) {
+        if let Some((session, stamp)) = self.local.slide(sid, last_seen_at, expires_at) {
+            self.fill_redis_session(&session, stamp);
+        }
+    }
+
+    /// Numbers for people.
+    #[must_use]
+    pub fn statistics(&self) -> CacheStatistics {
+        let (sessions, users) = self.local.sizes();
+        let (hits, misses) = (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed));
+        CacheStatistics { hits, misses, users, sessions }
+    }
+
+    /// Round trip to Redis and bytes in use there; `None` without Redis or while it is away.
+    pub async fn redis_statistics(&self) -> Option<(Duration, Option<u64>)> {
+        self.redis.as_ref()?.statistics().await.ok()
+    }
+
+    /// Whether there is a second tier, and whether it answers.
+    #[must_use]
+    pub fn redis_state(&self) -> (bool, bool) {
+        (self.redis.is_some(), self.redis.as_ref().is_some_and(|redis| redis.is_up()))
+    }
+
+    /// Ends the workers.
+    pub fn close(&self) {
+        self.from_database.close();
+        self.from_database_by_secret.close();
+        self.from_redis.iter().for_each(Batcher::close);
+        self.owners_from_redis.iter().for_each(Batcher::close);
+    }
+
+    /// The verdict of memory. Waits for the log read in flight when the node is not caught up: one read renews all.
+    async fn from_memory(&self, sid: Sid, user_id: UserId) -> Option<Standing> {
+        let mut peek = self.peek(sid, user_id);
+        if matches!(peek, Peek::NotCaughtUp) && self.freshness.wait_caught_up(CATCH_UP_WAIT).await {
+            peek = self.peek(sid, user_id);
+        }
+        let standing = match peek {
+            Peek::Alive(session, user) => Standing::Alive(session, user),
+            Peek::Ended(ending) => Standing::Ended(ending),
+            Peek::Miss | Peek::NotCaughtUp => {
+                self.metrics.session_local_miss.increment(1);
+                return None;
+            }
+        };
+        self.metrics.session_local_hit.increment(1);
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(standing)
+    }
+
+    async fn from_redis(&self, sid: Sid, user_id: UserId) -> Option<Standing> {
+        let batcher = self.from_redis.as_ref()?;
+        // Records from Redis prove nothing about time: without a horizon of our own they are useless.
+        if !self.freshness.caught_up() {
+            return None;
+        }
+        let Ok(answer) = batcher.load((sid, user_id)).await else {
+            self.metrics.session_redis_error.increment(1);
+            return None;
+        };
+        self.metrics.redis_answer(answer.session.is_some(), answer.user.is_some());
+        if let Some(session) = answer.session.filter(|session| session.value.sid == sid) {
+            let stamp = Stamp { position: session.position, read_at: None };
+            self.local.store_session(Arc::new(session.value), stamp);
+        }
+        if let Some(user) = answer.user.filter(|user| user.value.user.id == user_id) {
+            let stamp = Stamp { position: user.position, read_at: None };
+            self.local.store_user(Arc::new(user.value), stamp);
+        }
+        match self.peek(sid, user_id) {
+            Peek::Alive(session, user) => {
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                Some(Standing::Alive(session, user))
+            }
+            Peek::Ended(_) | Peek::Miss | Peek::NotCaughtUp => None,
+        }
+    }
+
+    async fn owner(&self, hash: SecretHash) -> Option<(Sid, UserId)> {
+        if let Some(owner) = self.local.owner(&hash) {
+            return Some(owner);
+        }
+        self.owners_from_redis.as_ref()?.load(hash).await.ok().flatten()
+    }
+
+    /// Judges an answer of the database at the moment it is used, and stores it. `None`: overtaken, read again.
+    fn admit(&self, loaded: Loaded) -> Option<Standing> {
+        let (session, user, stamp) = match loaded {
+            Loaded::Ended(sid, ending) => {
+                sid.into_iter().for_each(|sid| self.local.store_ending(sid, ending));
+                return Some(Standing::Ended(ending));
+            }
+            Loaded::Alive(session, user, stamp) => (session, user, stamp),
+        };
+        let about = [session.sid.0, session.user_id.0];
+        if self.freshness.check(stamp, &about) != Verdict::Fresh {
+            return None;
+        }
+        if session.expires_at <= self.clock.now() {
+            self.local.store_ending(session.sid, Ending::Expired);
+            return Some(Standing::Ended(Ending::Expired));
+        }
+        self.local.store_user(user.clone(), stamp);
+        self.local.store_session(session.clone(), stamp);
+        self.fill_redis_session(&session, stamp);
+        if let Some(redis) = &self.redis {
+            redis.fill_user(&user, stamp.position, jittered(self.user_ttl));
+        }
+        // Once more after the insert: a revocation applied in between has dropped nothing.
+        (self.freshness.check(stamp, &about) == Verdict::Fresh).then_some(Standing::Alive(session, user))
+    }
+
+    fn fill_redis_session(&self, session: &SessionRecord, stamp: Stamp) {
+        let left = Duration::try_from(session.expires_at - self.clock.now()).unwrap_or_default();
+        if let Some(redis) = &self.redis {
+            redis.fill_session(session, stamp.position, jittered(left));
+        }
+    }
+
+    fn missed(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        self.metrics.session_database_hit.increment(1);
+    }
+
+    fn database_failed(&self) -> CannotTell {
+        self.metrics.session_database_error.increment(1);
+        CannotTell
+    }
+}
+
+const REDIS_LIMITS: BatchLimits =
+    BatchLimits { keys: 128, at_once: 2, waiting: 50_000, wait: Duration::from_millis(500) };
+
+/// One batch by id and one by secret: at most two connections of the pool serve misses.
+const DATABASE_LIMITS: BatchLimits = BatchLimits { keys: 500, at_once: 1, waiting: 20_000, wait: Duration::from_secs(5) };
+
+async fn look_up(tier: Arc<RedisTier>, keys: Vec<(Sid, UserId)>, mut answers: Answers<(Sid, UserId), RedisAnswer>) {
+    if let Ok(found) = tier.sessions(&keys).await {
+        keys.into_iter().zip(found).for_each(|(key, answer)| answers.give(key, answer));
+    }
+}
+
+async fn look_up_owners(tier: Arc<RedisTier>, keys: Vec<SecretHash>, mut answers: Answers<SecretHash, Option<(Sid, UserId)>>) {
+    if let Ok(found) = tier.owners(&keys).await {
+        keys.into_iter().zip(found).for_each(|(key, owner)| answers.give(key, owner));
+    }
+}
+
+async fn load(store: Store, keys: Vec<Sid>, answers: Answers<Sid, Loaded>) {
+    let read = store.load_sessions(&keys).await;
+    answer_from(read, keys, answers, |session| session.sid, Some);
+}
+
+async fn load_by_secret(store: Store, keys: Vec<SecretHash>, answers: Answers<SecretHash, Loaded>) {
+    let read = store.load_sessions_by_secret(&keys).await;
+    answer_from(read, keys, answers, |session| session.secret_hash, |_| None);
+}
+
+fn answer_from<K: Copy + Eq + std::hash::Hash>(
+    read: Result<Read<Vec<SessionRead>>, StoreError>,
+    keys: Vec<K>,
+    mut answers: Answers<K, Loaded>,
+    key_of: impl Fn(&SessionRecord) -> K,
+    sid_of: impl Fn(K) -> Option<Sid>,
+) where
+    Loaded: Clone,
+{
+    let read = match read {
+        Ok(read) => read,
+        Err(error) => return tracing::debug!(%error, "failed to load sessions"),
+    };
+    let stamp = read.stamp;
+    let mut found: HashMap<K, SessionRead> = read.value.into_iter().map(|row| (key_of(&row.session), row)).collect();
+    for key in keys {
+        let loaded = match found.remove(&key) {
+            None => Loaded::Ended(sid_of(key), Ending::Unknown),
+            Some(row) => match row.ended {
+                Some(reason) => Loaded::Ended(Some(row.session.sid), Ending::Ended(reason)),
+                None => Loaded::Alive(Arc::new(row.session), Arc::new(row.user), stamp),
+            },
+        };
+        answers.give(key, loaded);
+    }
+}
+
+/// Takes up to a tenth off, so that what was filled together does not lapse together.
+fn jittered(ttl: Duration) -> Duration {
+    let tenths = (uuid::Uuid::new_v4().as_u128() % 1000) as u32;
+    ttl.saturating_sub(ttl / 10_000 * tenths).max(SHORTEST_TTL)
+}
+
+/// The scopes that concern the caches' facts mark these ids in G.
+#[must_use]
+pub fn marked_by(scope: &Scope) -> Option<uuid::Uuid> {
+    match scope {
+        Scope::Session { sid, .. } | Scope::Token { sid, .. } => Some(sid.0),
+        Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => Some(user_id.0),
+        Scope::KeyAdded { .. } | Scope::KeyRemoved { .. } => None,
+    }
+}

@@ -1,0 +1,262 @@
+//! The first tier: this node's memory. Bounded in entries; every hit goes through the freshness check.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use time::OffsetDateTime;
+
+use crate::clock::BootInstant;
+use crate::entry::{LogEntry, Scope};
+use crate::freshness::{Freshness, Stamp, Verdict};
+use crate::ids::{Sid, UserId};
+use crate::secret::SecretHash;
+use crate::store::{SessionRecord, UserRecord};
+
+use super::Ending;
+
+/// How long an unknown secret is remembered as unknown. A secret that does not exist now never will: this only bounds
+/// what a flood of guesses occupies.
+const UNKNOWN_FOR: Duration = Duration::from_secs(30);
+
+/// Facts held in memory.
+pub struct Local {
+    freshness: Arc<Freshness>,
+    sessions: Cache<Sid, Held<SessionRecord>>,
+    users: Cache<UserId, Held<UserRecord>>,
+    owners: Cache<SecretHash, (Sid, UserId)>,
+    endings: Cache<Sid, Ending>,
+    unknown: Cache<SecretHash, BootInstant>,
+    user_ttl: Duration,
+}
+
+struct Held<T> {
+    value: Arc<T>,
+    stamp: Stamp,
+    until: BootInstant,
+}
+
+impl<T> Clone for Held<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), ..*self }
+    }
+}
+
+/// What memory says about a session.
+#[derive(Clone, Debug)]
+pub enum Peek {
+    /// Alive, by facts that are fresh.
+    Alive(Arc<SessionRecord>, Arc<UserRecord>),
+    /// Dead for good: endings are final, so this needs no freshness.
+    Ended(Ending),
+    /// Nothing usable: load it.
+    Miss,
+    /// Something is there, but the node does not know what was revoked lately.
+    NotCaughtUp,
+}
+
+impl Local {
+    /// Room for `capacity` sessions, and as many users.
+    #[must_use]
+    pub fn new(freshness: Arc<Freshness>, capacity: usize, user_ttl: Duration) -> Self {
+        Self {
+            freshness,
+            sessions: Cache::new(capacity),
+            users: Cache::new(capacity),
+            owners: Cache::new(capacity),
+            endings: Cache::new(capacity),
+            unknown: Cache::new(capacity.min(10_000)),
+            user_ttl,
+        }
+    }
+
+    /// What is known of this session at database time `now`. Two facts read at different moments decide only together
+    /// and only for the good: whatever does not fit is a miss, and the database judges it in one statement.
+    #[must_use]
+    pub fn peek(&self, sid: Sid, user_id: UserId, now: OffsetDateTime) -> Peek {
+        let (Some(session), Some(user)) = (self.sessions.get(&sid), self.users.get(&user_id)) else {
+            return self.endings.get(&sid).map_or(Peek::Miss, Peek::Ended);
+        };
+        let fits = session.value.user_id == user_id
+            && session.value.auth_epoch == user.value.auth_epoch
+            && !user.value.disabled
+            && session.value.expires_at > now
+            && user.until > BootInstant::now();
+        if !fits {
+            return Peek::Miss;
+        }
+        let about_session = self.freshness.check(session.stamp, &[sid.0, user_id.0]);
+        match (about_session, self.freshness.check(user.stamp, &[user_id.0])) {
+            (Verdict::Fresh, Verdict::Fresh) => Peek::Alive(session.value, user.value),
+            (Verdict::Superseded, _) | (_, Verdict::Superseded) => Peek::Miss,
+            (Verdict::NotCaughtUp, _) | (_, Verdict::NotCaughtUp) => Peek::NotCaughtUp,
+        }
+    }
+
+    /// Stores what a read or Redis said. The caller asks [`peek`](Self::peek) afterwards: an entry that slipped in
+    /// behind a revocation does not pass there.
+    pub fn store_session(&self, session: Arc<SessionRecord>, stamp: Stamp) {
+        self.owners.insert(session.secret_hash, (session.sid, session.user_id));
+        let until = BootInstant(u64::MAX);
+        self.sessions.insert(session.sid, Held { value: session, stamp, until });
+    }
+
+    /// The same for a user.
+    pub fn store_user(&self, user: Arc<UserRecord>, stamp: Stamp) {
+        let until = BootInstant::now().plus(self.user_ttl);
+        self.users.insert(user.user.id, Held { value: user, stamp, until });
+    }
+
+    /// Remembers that a session is dead.
+    pub fn store_ending(&self, sid: Sid, ending: Ending) {
+        self.sessions.remove(&sid);
+        self.endings.insert(sid, ending);
+    }
+
+    /// Remembers that nobody has this secret.
+    pub fn store_unknown(&self, hash: SecretHash) {
+        self.unknown.insert(hash, BootInstant::now().plus(UNKNOWN_FOR));
+    }
+
+    /// Whose secret this is, if that was learned. A hint: the session's record must confirm it.
+    #[must_use]
+    pub fn owner(&self, hash: &SecretHash) -> Option<(Sid, UserId)> {
+        self.owners.get(hash)
+    }
+
+    /// Whether this secret was found to be nobody's a moment ago.
+    #[must_use]
+    pub fn is_unknown(&self, hash: &SecretHash) -> bool {
+        self.unknown.get(hash).is_some_and(|until| until > BootInstant::now())
+    }
+
+    /// Takes over later times of a session that was used. Its stamp stays: nothing was learned about revocations.
+    pub fn slide(&self, sid: Sid, last_seen_at: OffsetDateTime, expires_at: OffsetDateTime) -> Option<(Arc<SessionRecord>, Stamp)> {
+        let held = self.sessions.get(&sid)?;
+        let record = Arc::new(SessionRecord { last_seen_at, expires_at, ..(*held.value).clone() });
+        self.sessions.insert(sid, Held { value: record.clone(), ..held.clone() });
+        Some((record, held.stamp))
+    }
+
+    /// Drops what an entry has ended or changed.
+    pub fn forget(&self, entry: &LogEntry) {
+        match &entry.scope {
+            Scope::Session { sid, reason, .. } => self.store_ending(*sid, Ending::Ended(*reason)),
+            Scope::Token { sid, .. } => drop(self.sessions.remove(sid)),
+            Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => drop(self.users.remove(user_id)),
+            Scope::KeyAdded { .. } | Scope::KeyRemoved { .. } => {}
+        }
+    }
+
+    /// Drops everything: what was remembered is suspect.
+    pub fn clear(&self) {
+        self.sessions.clear();
+        self.users.clear();
+        self.owners.clear();
+        self.endings.clear();
+        self.unknown.clear();
+    }
+
+    /// Sessions and users in memory.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.sessions.len(), self.users.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::entry::EndReason;
+    use crate::store::User;
+
+    fn facts() -> (Arc<SessionRecord>, Arc<UserRecord>) {
+        let now = OffsetDateTime::now_utc();
+        let user = User {
+            id: UserId::random(),
+            email: "a@example.org".into(),
+            full_name: None,
+            avatar_url: None,
+            metadata: json!({}),
+            created_at: now,
+            updated_at: now,
+        };
+        let session = SessionRecord {
+            sid: Sid::random(),
+            user_id: user.id,
+            secret_hash: SecretHash([0; 32]),
+            auth_epoch: 1,
+            created_at: now,
+            last_seen_at: now,
+            expires_at: now + Duration::from_secs(60),
+            max_expires_at: now + Duration::from_secs(60),
+            listed: Vec::new(),
+        };
+        (Arc::new(session), Arc::new(UserRecord { user, auth_epoch: 1, disabled: false }))
+    }
+
+    fn local() -> Local {
+        Local::new(Arc::new(Freshness::new()), 100, Duration::from_secs(60))
+    }
+
+    fn ended(session: &SessionRecord) -> LogEntry {
+        let scope = Scope::Session { sid: session.sid, user_id: session.user_id, reason: EndReason::LoggedOut };
+        LogEntry { id: 1, position: 5, at: OffsetDateTime::now_utc(), confirm: false, scope }
+    }
+
+    fn is_alive(local: &Local, session: &SessionRecord) -> bool {
+        matches!(local.peek(session.sid, session.user_id, OffsetDateTime::now_utc()), Peek::Alive(..))
+    }
+
+    #[test]
+    fn a_fill_that_comes_after_the_revocation_does_not_bring_the_session_back() {
+        let local = local();
+        let (session, user) = facts();
+        // The interleaving of the race: the read is sent, the revocation commits and is applied, the fill arrives.
+        let stamp = Stamp { position: 5, read_at: Some(BootInstant::now()) };
+        local.freshness.mark(session.sid.0, 5);
+        local.forget(&ended(&session));
+        local.freshness.rise(BootInstant::now());
+        local.store_user(user, stamp);
+        local.store_session(session.clone(), stamp);
+        assert!(!is_alive(&local, &session));
+    }
+
+    #[test]
+    fn the_same_fill_through_redis_does_not_either() {
+        let local = local();
+        let (session, user) = facts();
+        local.freshness.mark(session.sid.0, 5);
+        local.forget(&ended(&session));
+        local.freshness.rise(BootInstant::now());
+        let stale = Stamp { position: 5, read_at: None };
+        local.store_user(user, stale);
+        local.store_session(session.clone(), stale);
+        assert!(!is_alive(&local, &session));
+    }
+
+    #[test]
+    fn facts_of_two_epochs_are_a_miss_and_not_a_verdict() {
+        let local = local();
+        let (session, user) = facts();
+        let stamp = Stamp { position: 5, read_at: Some(BootInstant::now()) };
+        local.store_session(session.clone(), stamp);
+        local.store_user(Arc::new(UserRecord { auth_epoch: 2, ..(*user).clone() }), stamp);
+        let peek = local.peek(session.sid, session.user_id, OffsetDateTime::now_utc());
+        assert!(matches!(peek, Peek::Miss), "only one statement may judge epochs: {peek:?}");
+    }
+
+    #[test]
+    fn a_fresh_fact_is_alive_until_its_session_expires() {
+        let local = local();
+        let (session, user) = facts();
+        let stamp = Stamp { position: 5, read_at: Some(BootInstant::now()) };
+        local.store_session(session.clone(), stamp);
+        local.store_user(user, stamp);
+        assert!(is_alive(&local, &session));
+        let later = session.expires_at + Duration::from_secs(1);
+        assert!(matches!(local.peek(session.sid, session.user_id, later), Peek::Miss));
+    }
+}

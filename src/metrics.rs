@@ -1,0 +1,100 @@
+//! The names of all metrics, in one place, with handles for hot paths (10 ns against 75 for a look-up by name).
+
+use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram};
+
+/// Look-ups by cache, tier and result.
+pub const CACHE_REQUESTS: &str = "portcullis_cache_requests_total";
+/// Time to judge a credential.
+pub const AUTH_DURATION: &str = "portcullis_auth_duration_seconds";
+/// Statements sent, BEGIN and COMMIT not counted.
+pub const DATABASE_QUERIES: &str = "portcullis_database_queries_total";
+/// Time of statements.
+pub const DATABASE_QUERY_DURATION: &str = "portcullis_database_query_duration_seconds";
+/// Logins by result.
+pub const LOGINS: &str = "portcullis_logins_total";
+/// Live sockets.
+pub const CONNECTIONS: &str = "portcullis_websocket_connections";
+/// Handshakes by result.
+pub const HANDSHAKES: &str = "portcullis_websocket_handshakes_total";
+/// Revocations applied on this node, by kind.
+pub const REVOCATIONS: &str = "portcullis_revocations_total";
+/// Sockets closed by a decision, by close code.
+pub const FORCED_DISCONNECTS: &str = "portcullis_forced_disconnects_total";
+/// From just before the commit to the close frame leaving.
+pub const REVOCATION_DELAY: &str = "portcullis_revocation_delay_seconds";
+/// How long ago the last complete log read was sent.
+pub const LOG_LAG: &str = "portcullis_revocation_log_lag_seconds";
+/// 1 while a dependency answers.
+pub const DEPENDENCY_UP: &str = "portcullis_dependency_up";
+/// 1 while the subscription to the bus is heard from.
+pub const BUS_SUBSCRIBED: &str = "portcullis_bus_subscribed";
+/// Always 1, with the version as label.
+pub const BUILD_INFO: &str = "portcullis_build_info";
+
+/// Tells the exporter what each metric means.
+pub fn describe() {
+    describe_counter!(CACHE_REQUESTS, "Look-ups by cache, tier and result");
+    describe_histogram!(AUTH_DURATION, Unit::Seconds, "Time to judge a credential");
+    describe_counter!(DATABASE_QUERIES, "Statements sent to the database, BEGIN and COMMIT not counted");
+    describe_histogram!(DATABASE_QUERY_DURATION, Unit::Seconds, "Time of statements, by query");
+    describe_counter!(LOGINS, "Logins by result");
+    describe_gauge!(CONNECTIONS, "Live sockets on this node");
+    describe_counter!(HANDSHAKES, "WebSocket handshakes by result");
+    describe_counter!(REVOCATIONS, "Revocations applied on this node, by kind");
+    describe_counter!(FORCED_DISCONNECTS, "Sockets closed by a decision of the gateway, by close code");
+    describe_histogram!(REVOCATION_DELAY, Unit::Seconds, "From just before the commit to the close frame leaving");
+    describe_gauge!(LOG_LAG, Unit::Seconds, "Time since the last complete read of the revocation log was sent");
+    describe_gauge!(DEPENDENCY_UP, "1 while the dependency answers");
+    describe_gauge!(BUS_SUBSCRIBED, "1 while the subscription to the bus is heard from");
+    describe_gauge!(BUILD_INFO, "Always 1; the version is a label");
+}
+
+/// Handles for the cache's counters.
+pub struct CacheMetrics {
+    /// Session found in memory.
+    pub session_local_hit: Counter,
+    /// Session not in memory.
+    pub session_local_miss: Counter,
+    /// Redis could not be asked.
+    pub session_redis_error: Counter,
+    /// The database was asked.
+    pub session_database_hit: Counter,
+    /// The database could not be asked.
+    pub session_database_error: Counter,
+    session_redis: [Counter; 2],
+    user_redis: [Counter; 2],
+}
+
+impl CacheMetrics {
+    /// Looks the handles up. The recorder must be installed by now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            session_local_hit: cache_counter("session", "local", "hit"),
+            session_local_miss: cache_counter("session", "local", "miss"),
+            session_redis_error: cache_counter("session", "redis", "error"),
+            session_database_hit: cache_counter("session", "database", "hit"),
+            session_database_error: cache_counter("session", "database", "error"),
+            session_redis: [cache_counter("session", "redis", "miss"), cache_counter("session", "redis", "hit")],
+            user_redis: [cache_counter("user", "redis", "miss"), cache_counter("user", "redis", "hit")],
+        }
+    }
+
+    /// Counts an answer of Redis about a session and its user.
+    pub fn redis_answer(&self, session: bool, user: bool) {
+        self.session_redis[usize::from(session)].increment(1);
+        self.user_redis[usize::from(user)].increment(1);
+    }
+}
+
+impl Default for CacheMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A handle of [`CACHE_REQUESTS`].
+#[must_use]
+pub fn cache_counter(cache: &'static str, tier: &'static str, result: &'static str) -> Counter {
+    counter!(CACHE_REQUESTS, "cache" => cache, "tier" => tier, "result" => result)
+}

@@ -1,0 +1,171 @@
+//! What a node does with an entry, whichever carrier brought it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::{Cache, marked_by};
+use crate::entry::{LogEntry, Scope};
+use crate::freshness::Freshness;
+use crate::ids::{NodeId, UserId};
+use crate::metrics;
+use crate::registry::Registry;
+use crate::store::Store;
+use crate::token::keys::{KeySet, VerifyingKey};
+
+/// Entries remembered as applied. An entry that comes again after longer is applied again, which changes nothing.
+const REMEMBERED: usize = 1 << 16;
+
+/// Users whose sockets wait to be told of a change. More are dropped: the next read of the profile shows it anyway.
+const ANNOUNCEMENTS: usize = 4096;
+
+/// Users read in one statement to be announced.
+const ANNOUNCEMENT_BATCH: usize = 200;
+
+/// What an [`Applier`] is made of.
+pub struct ApplierParts {
+    /// This process.
+    pub node: NodeId,
+    /// To confirm entries and to read changed profiles.
+    pub store: Store,
+    /// G and H.
+    pub freshness: Arc<Freshness>,
+    /// Both tiers.
+    pub cache: Arc<Cache>,
+    /// The sockets.
+    pub registry: Registry,
+    /// The keys.
+    pub keys: Arc<KeySet>,
+    /// Where confirmations run.
+    pub tasks: TaskTracker,
+}
+
+/// Applies entries, each once.
+pub struct Applier {
+    parts: ApplierParts,
+    applied: Mutex<Remembered>,
+    changed_users: mpsc::Sender<UserId>,
+}
+
+#[derive(Default)]
+struct Remembered {
+    ids: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Applier {
+    /// The applier and the task that tells sockets of changed profiles.
+    pub fn new(parts: ApplierParts) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let (changed_users, queue) = mpsc::channel(ANNOUNCEMENTS);
+        let announcer = announce(parts.store.clone(), parts.registry.clone(), queue);
+        (Arc::new(Self { parts, applied: Mutex::default(), changed_users }), announcer)
+    }
+
+    /// Applies entries to this node: G for all, local entries for all, then keys and sockets. Never waits.
+    ///
+    /// The order protects the promise: whoever misses the closed socket or the dropped entry meets the mark.
+    pub fn apply(&self, entries: &[LogEntry]) {
+        let new: Vec<_> = entries.iter().filter(|entry| !self.is_remembered(entry.id)).collect();
+        for entry in &new {
+            if let Some(id) = marked_by(&entry.scope) {
+                self.parts.freshness.mark(id, entry.position);
+            }
+        }
+        for entry in &new {
+            self.parts.cache.forget_local(entry);
+        }
+        for entry in &new {
+            let closed = self.apply_to_keys_and_sockets(entry);
+            // Remembered only now: a second carrier that comes in between applies it once more itself.
+            if self.remember(entry.id) {
+                self.applied_first_time(entry, closed);
+            }
+        }
+    }
+
+    /// The last step, which needs Redis and may fail.
+    pub async fn forget_in_redis(&self, entries: &[LogEntry]) {
+        self.parts.cache.forget_in_redis(entries).await;
+    }
+
+    /// Forgets what was applied: the log may be another one now.
+    pub fn start_over(&self) {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = Remembered::default();
+        self.parts.cache.clear();
+    }
+
+    pub(super) fn parts(&self) -> &ApplierParts {
+        &self.parts
+    }
+
+    fn apply_to_keys_and_sockets(&self, entry: &LogEntry) -> usize {
+        match &entry.scope {
+            Scope::KeyAdded { key } => match VerifyingKey::from_public(key) {
+                Ok(key) => self.parts.keys.add(key),
+                Err(error) => tracing::warn!(kid = key.kid, %error, "ignored a signing key"),
+            },
+            Scope::KeyRemoved { kid } => self.parts.keys.remove(kid),
+            Scope::UserChanged { user_id } if self.parts.registry.has_user(*user_id) => {
+                // A full queue is an answer: the sockets miss a notice, nothing else.
+                let _ = self.changed_users.try_send(*user_id);
+            }
+            Scope::UserChanged { .. } | Scope::Session { .. } | Scope::UserEpoch { .. } | Scope::Token { .. } => {}
+        }
+        self.parts.registry.apply(entry)
+    }
+
+    fn applied_first_time(&self, entry: &LogEntry, closed: usize) {
+        if let Some(kind) = entry.scope.revocation_kind() {
+            ::metrics::counter!(metrics::REVOCATIONS, "kind" => kind).increment(1);
+            tracing::debug!(entry = entry.id, kind, closed, "revocation applied");
+        }
+        if entry.confirm {
+            let (store, id, node) = (self.parts.store.clone(), entry.id, self.parts.node);
+            self.parts.tasks.spawn(async move {
+                if let Err(error) = store.acknowledge(id, node, closed as u64).await {
+                    tracing::debug!(%error, "failed to confirm a revocation");
+                }
+            });
+        }
+    }
+
+    fn is_remembered(&self, id: u64) -> bool {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).ids.contains(&id)
+    }
+
+    /// False when it was remembered already.
+    fn remember(&self, id: u64) -> bool {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if !applied.ids.insert(id) {
+            return false;
+        }
+        applied.order.push_back(id);
+        if applied.order.len() > REMEMBERED
+            && let Some(oldest) = applied.order.pop_front()
+        {
+            applied.ids.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// Reads changed profiles in batches and tells the users' sockets.
+async fn announce(store: Store, registry: Registry, mut queue: mpsc::Receiver<UserId>) {
+    let mut changed = Vec::new();
+    while queue.recv_many(&mut changed, ANNOUNCEMENT_BATCH).await > 0 {
+        changed.sort_unstable();
+        changed.dedup();
+        match store.load_users(&changed).await {
+            Ok(read) => {
+                for record in read.value {
+                    let push = crate::protocol::user_updated_push(&record.user);
+                    registry.push_to_user(record.user.id, &push);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "failed to read changed profiles; open sockets were not told"),
+        }
+        changed.clear();
+    }
+}

@@ -1,0 +1,85 @@
+//! Follows the log: the certain carrier. One complete read about every 250 ms renews everything this node remembers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::metrics::gauge;
+
+use super::apply::Applier;
+use crate::clock::{BootInstant, DatabaseClock};
+use crate::metrics;
+use crate::store::{LogRead, LogReader, StoreResult};
+use crate::token::keys::VerifyingKey;
+
+/// From the start of one read to the start of the next.
+const READ_EVERY: Duration = Duration::from_millis(250);
+
+/// Reads the log for ever. `first_read` is called once, after the whole retained log has been applied.
+pub async fn follow_log(
+    mut reader: LogReader,
+    applier: Arc<Applier>,
+    clock: Arc<DatabaseClock>,
+    first_read: impl FnOnce() + Send,
+) {
+    let mut first_read = Some(first_read);
+    let mut failing = false;
+    loop {
+        let started = tokio::time::Instant::now();
+        match read_once(&mut reader, &applier, &clock).await {
+            Ok(()) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("reading the revocation log again");
+                }
+                if let Some(first_read) = first_read.take() {
+                    first_read();
+                }
+            }
+            Err(error) if !std::mem::replace(&mut failing, true) => {
+                tracing::warn!(%error, "failed to read the revocation log; nothing remembered is used until it works");
+            }
+            Err(_) => {}
+        }
+        gauge!(metrics::DEPENDENCY_UP, "dependency" => "database").set(if failing { 0.0 } else { 1.0 });
+        tokio::time::sleep_until(started + READ_EVERY).await;
+    }
+}
+
+async fn read_once(reader: &mut LogReader, applier: &Applier, clock: &DatabaseClock) -> StoreResult<()> {
+    let read = reader.read().await?;
+    clock.measure(read.sent_wall, read.database_now);
+    let parts = applier.parts();
+    if read.continuous {
+        applier.apply(&read.entries);
+    } else if let Err(error) = start_over(applier, &read).await {
+        // The reader believes these entries delivered. A new one starts over.
+        *reader = parts.store.log_reader();
+        return Err(error);
+    }
+    // Only now: every entry of the read has been marked, forgotten and told to the sockets.
+    parts.freshness.rise(read.sent_at);
+    gauge!(metrics::LOG_LAG).set(BootInstant::now().since(read.sent_at).as_secs_f64());
+    if !read.entries.is_empty() {
+        applier.forget_in_redis(&read.entries).await;
+    }
+    Ok(())
+}
+
+/// Entries may have been missed: at the start, after a pause longer than the log is kept, or on another database.
+async fn start_over(applier: &Applier, read: &LogRead) -> StoreResult<()> {
+    let parts = applier.parts();
+    // Read after the log, so that no key can fall between the two.
+    let keys = parts.store.keys().await?;
+    parts.freshness.set_floor(read.watermark);
+    applier.start_over();
+    applier.apply(&read.entries);
+    let good: Vec<_> = keys.iter().filter(|key| !key.revoked).collect();
+    parts.keys.retain_registered(|kid| good.iter().any(|key| key.key.kid == kid));
+    for registered in good {
+        match VerifyingKey::from_public(&registered.key) {
+            Ok(key) => parts.keys.add(key),
+            Err(error) => tracing::warn!(kid = registered.key.kid, %error, "ignored a signing key"),
+        }
+    }
+    parts.registry.rejudge_all();
+    Ok(())
+}

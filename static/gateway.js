@@ -1,0 +1,176 @@
+// The REST side of the console: calls, their failures, and the one session this page stands on.
+//
+// A call ends in one of two failures, and they must never be mixed up:
+//   Refused      the gateway answered, and the answer is no (its `status`, `code` and `detail`);
+//   Unreachable  we could not find out (network, 5xx, throttled renewal). Nobody is logged out for that.
+
+const AUTH = '/api/v1/auth';
+const CALL_TIMEOUT_MS = 10_000;
+
+export class Refused extends Error {
+  constructor(status, problem) {
+    super(problem.detail || problem.title || `The gateway answered ${status}.`);
+    this.status = status;
+    this.code = problem.code;
+  }
+}
+
+export class Unreachable extends Error {
+  constructor(message, retryAfterSeconds) {
+    super(message);
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+}
+
+/** The session is over; only a 401 of validate-session may say so. */
+export class SessionEnded extends Error {}
+
+/** What this page holds: `{sessionId, accessToken, renewal}`, or null. */
+let held = null;
+
+export const heldSessionId = () => held?.sessionId;
+export const storedSessionId = () => localStorage.getItem('session_id');
+
+export async function login(email, password) {
+  return hold(await call('POST', `${AUTH}/login`, { email, password, device_name: deviceName() }));
+}
+
+/** Null when the gateway will not say whether the address was free (202). */
+export async function signup(email, password, fullName) {
+  const body = { email, password, device_name: deviceName() };
+  if (fullName) body.full_name = fullName;
+  const answer = await call('POST', `${AUTH}/signup`, body);
+  return answer.session_id ? hold(answer) : null;
+}
+
+/** Turns a session id kept from an earlier visit into a login, without a password. */
+export async function restore(sessionId) {
+  try {
+    return hold(await validate(sessionId));
+  } catch (failure) {
+    // A value that is no session id at all gets a 400 or 422: just as useless.
+    if (!(failure instanceof Refused) || ![400, 401, 422].includes(failure.status)) throw failure;
+    if (storedSessionId() === sessionId) clearStorage();
+    throw new SessionEnded(failure.message);
+  }
+}
+
+/** A new access token for the session held. Callers at the same time share one request. */
+export async function renew() {
+  const session = held;
+  if (!session) throw new SessionEnded('not logged in');
+  session.renewal ??= renewOnce(session).finally(() => { session.renewal = null; });
+  return session.renewal;
+}
+
+async function renewOnce(session) {
+  try {
+    const answer = await validate(session.sessionId);
+    // Logged out while we waited: what came back must not bring the login back.
+    if (held !== session) throw new SessionEnded('logged out');
+    return hold(answer);
+  } catch (failure) {
+    if (failure instanceof Refused && failure.status === 401) throw new SessionEnded(failure.message);
+    throw failure;
+  }
+}
+
+/** Drops the session held. Another tab may have logged in anew: its storage is left alone. */
+export function forget() {
+  if (held && storedSessionId() === held.sessionId) clearStorage();
+  held = null;
+}
+
+export const logout = () => authorized('POST', '/logout');
+export const listSessions = () => authorized('GET', '/sessions');
+export const endSession = (sid) => authorized('DELETE', `/sessions/${encodeURIComponent(sid)}`);
+export const updateProfile = (changes) => authorized('PATCH', '/update-profile', changes);
+
+export const logoutEverywhere = () =>
+  authorized('POST', '/logout-all-devices', undefined, { Prefer: 'wait=2' });
+
+export const changePassword = (current, next) =>
+  authorized('POST', '/change-password', { current_password: current, new_password: next });
+
+/** `/health`, whose 503 carries the same document and is an answer like any other. */
+export async function health() {
+  const response = await send('GET', '/health');
+  const document = await response.json().catch(() => null);
+  if (!document?.redis_cache) throw new Unreachable(`/health answered ${response.status}.`);
+  return document;
+}
+
+function validate(sessionId) {
+  return call('POST', `${AUTH}/validate-session`, { session_id: sessionId });
+}
+
+function hold(answer) {
+  held = { sessionId: answer.session_id, accessToken: answer.access_token, renewal: null };
+  localStorage.setItem('session_id', held.sessionId);
+  localStorage.setItem('access_token', held.accessToken);
+  return answer;
+}
+
+function clearStorage() {
+  localStorage.removeItem('access_token');
+  localStorage.removeItem('session_id');
+}
+
+/** A 401 here usually means that the short-lived token ran out: renew it once and ask again. */
+async function authorized(method, path, body, headers = {}) {
+  const attempt = () => {
+    if (!held) throw new SessionEnded('not logged in');
+    return call(method, AUTH + path, body, { ...headers, Authorization: `Bearer ${held.accessToken}` });
+  };
+  try {
+    return await attempt();
+  } catch (failure) {
+    if (!(failure instanceof Refused) || failure.status !== 401) throw failure;
+    await renew();
+    return attempt();
+  }
+}
+
+async function call(method, path, body, headers) {
+  const response = await send(method, path, body, headers);
+  const text = await response.text().catch(() => '');
+  const answer = parse(text);
+  if (response.ok) return answer;
+  if (response.status >= 500) {
+    const wait = Number(response.headers.get('Retry-After'));
+    throw new Unreachable(answer.detail || `It answered ${response.status}.`, wait > 0 ? wait : undefined);
+  }
+  throw new Refused(response.status, answer);
+}
+
+async function send(method, path, body, headers = {}) {
+  const init = { method, headers, cache: 'no-store', signal: AbortSignal.timeout(CALL_TIMEOUT_MS) };
+  if (body !== undefined) {
+    init.body = JSON.stringify(body);
+    init.headers = { ...headers, 'Content-Type': 'application/json' };
+  }
+  try {
+    return await fetch(path, init);
+  } catch {
+    throw new Unreachable('No answer from the network.');
+  }
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+/** A name a person recognises in the list of devices: "Firefox on Linux". */
+function deviceName() {
+  const agent = navigator.userAgent;
+  const first = (names) => names.find(([pattern]) => pattern.test(agent))?.[1];
+  const browser = first([[/Edg\//, 'Edge'], [/OPR\//, 'Opera'], [/Firefox\//, 'Firefox'],
+    [/Chrome\//, 'Chrome'], [/Safari\//, 'Safari']]) ?? 'Browser';
+  const system = first([[/Android/, 'Android'], [/iPhone|iPad/, 'iOS'], [/Windows/, 'Windows'],
+    [/Mac OS X/, 'macOS'], [/CrOS/, 'ChromeOS'], [/Linux/, 'Linux']]);
+  return system ? `${browser} on ${system}` : browser;
+}
