@@ -42,9 +42,19 @@ pub struct Accounts(());
 #[allow(unused_variables, clippy::todo)]
 impl Accounts {
     /// The caller's live sessions.
-    pub async fn devices(&self, principal: &Principal) -> Result<Vec<DeviceEntry>, StoreError> { todo!() }
+    pub async fn devices(&self, principal: &Principal) -> Result<Vec<DeviceEntry>, StoreError> {
+        todo!()
+    }
     /// Logs the caller's session out (4500) and lists its token.
-    pub async fn log_out(&self, principal: &Principal) -> Result<(), StoreError> { todo!() }
+    pub async fn log_out(&self, principal: &Principal) -> Result<(), StoreError> {
+        todo!()
+    }
     /// Ends every session of the caller (4501).
-    pub async fn log_out_everywhere(&self, principal: &Principal, wait: Option<Duration>) -> Result<LoggedOutEverywhere, StoreError> { todo!() }
+    pub async fn log_out_everywhere(
+        &self,
+        principal: &Principal,
+        wait: Option<Duration>,
+    ) -> Result<LoggedOutEverywhere, StoreError> {
+        todo!()
+    }
 }

@@ -63,7 +63,10 @@ impl Bus {
         loop {
             let outcome = self.listen_once(&deliver).await;
             if self.subscribed.swap(false, Ordering::Relaxed) {
-                tracing::warn!(reason = outcome, "the subscription broke; the log's tail carries revocations meanwhile");
+                tracing::warn!(
+                    reason = outcome,
+                    "the subscription broke; the log's tail carries revocations meanwhile"
+                );
             }
             tokio::time::sleep(RECONNECT_AFTER).await;
         }

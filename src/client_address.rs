@@ -9,4 +9,6 @@ use ipnet::IpNet;
 /// `X-Forwarded-For` that is not a trusted proxy itself. What anybody else writes into that header counts for nothing.
 #[must_use]
 #[allow(unused_variables, clippy::todo)]
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr { todo!() }
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    todo!()
+}

@@ -9,11 +9,14 @@
 
 pub mod cli;
 
+//pub mod app;
+pub mod telemetry;
+
+//pub mod http;
+pub mod server;
 pub mod socket;
 
 pub mod accounts;
-pub mod server;
-pub mod telemetry;
 pub mod client_address;
 pub mod credentials;
 pub mod origin;
@@ -22,8 +25,9 @@ pub mod problem;
 pub mod auth;
 pub mod revocation;
 
-pub mod bus;
 pub mod cache;
+
+pub mod bus;
 pub mod registry;
 pub mod store;
 

@@ -29,7 +29,7 @@ async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve => serve(config).await,
         Command::Migrate => migrate(config).await,
-        Command::Keygen(arguments) => cli::keygen::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Keygen(arguments) => cli::keygen::run(&arguments),
         Command::Stats(arguments) => cli::stats::run(&arguments, &config).await,
         Command::Doctor(arguments) => cli::doctor::run(&arguments, config).await,
     }

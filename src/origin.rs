@@ -19,10 +19,14 @@ impl AllowedOrigins {
     /// Whether the request's `Origin` header names an allowed origin: on the list, or, without a list, the host this
     /// request was sent to. A missing, `null`, repeated or look-alike Origin is not allowed.
     #[must_use]
-    pub fn allows(&self, headers: &HeaderMap) -> bool { todo!() }
+    pub fn allows(&self, headers: &HeaderMap) -> bool {
+        todo!()
+    }
 
     /// Whether a call that a cookie authorises may have come from an allowed page: by `Origin`, else by
     /// `Sec-Fetch-Site`, else by the presence of the header `X-Requested-With` (CSRF defence).
     #[must_use]
-    pub fn allows_cookie_call(&self, headers: &HeaderMap) -> bool { todo!() }
+    pub fn allows_cookie_call(&self, headers: &HeaderMap) -> bool {
+        todo!()
+    }
 }

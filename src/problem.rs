@@ -38,7 +38,10 @@ impl Problem {
     /// 401 with `WWW-Authenticate: Bearer error="invalid_token"` (RFC 6750 section 3.1).
     #[must_use]
     pub fn invalid_token(detail: impl Into<String>) -> Self {
-        Self { challenge: Some("Bearer error=\"invalid_token\""), ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail) }
+        Self {
+            challenge: Some("Bearer error=\"invalid_token\""),
+            ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail)
+        }
     }
 
     /// 401 with a bare `WWW-Authenticate: Bearer`: no credential, or one that is no bearer token.
@@ -56,13 +59,19 @@ impl Problem {
     /// 503 with a reason of its own.
     #[must_use]
     pub fn overloaded(code: &'static str, detail: impl Into<String>, retry_after_seconds: u64) -> Self {
-        Self { retry_after_seconds: Some(retry_after_seconds), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
+        Self {
+            retry_after_seconds: Some(retry_after_seconds),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+        }
     }
 
     /// 429 with `Retry-After`.
     #[must_use]
     pub fn too_many_requests(detail: impl Into<String>, retry_after_seconds: u64) -> Self {
-        Self { retry_after_seconds: Some(retry_after_seconds.max(1)), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail) }
+        Self {
+            retry_after_seconds: Some(retry_after_seconds.max(1)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
+        }
     }
 
     /// The HTTP status.

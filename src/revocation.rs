@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 use crate::bus::Bus;
 use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
-use crate::store::{ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult};
+use crate::store::{
+    ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult,
+};
 pub use apply::{Applier, ApplierParts};
 pub use follow::follow_log;
 
@@ -142,7 +144,9 @@ impl Revoker {
             // A failed PUBLISH does not hold the answer: every node reads the log.
             let _ = tokio::time::timeout(PUBLISH_WITHIN, bus.publish(entries)).await;
         }
-        self.applier.forget_in_redis(entries).await;
+        // Only saves other nodes a look at what the check refuses anyway: nobody waits for it.
+        let (applier, entries) = (self.applier.clone(), entries.to_vec());
+        self.tasks.spawn(async move { applier.forget_in_redis(&entries).await });
     }
 
     async fn confirmations(&self, entry_id: u64, wait: Duration) -> Confirmation {

@@ -14,6 +14,7 @@ mod handshake;
 mod judging;
 mod measure;
 mod timers;
+mod verdicts;
 mod wire;
 
 use std::sync::Arc;

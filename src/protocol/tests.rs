@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::Denied;
 use crate::entry::EndReason;
 
 fn rpc(line: &str) -> (u32, String, Option<String>) {
@@ -170,13 +169,5 @@ fn every_end_of_a_session_is_a_forced_disconnect() {
     for (reason, code) in ends {
         let close = Close::for_end(reason);
         assert_eq!((close.code, close.is_announced(), close.reconnects()), (code, true, false));
-        assert_eq!(Close::for_presented(Denied::Ended(reason)), close);
-        assert_eq!(Close::for_held(Denied::Ended(reason)), close);
     }
-}
-
-#[test]
-fn a_listed_token_sends_its_holder_for_a_new_one_but_admits_nobody() {
-    assert_eq!(Close::for_held(Denied::TokenRevoked), Close::STATE_INVALIDATED);
-    assert_eq!(Close::for_presented(Denied::TokenRevoked), Close::INVALID_TOKEN);
 }
