@@ -134,7 +134,12 @@ impl Accounts {
     ///
     /// # Errors
     /// [`AccountError::InvalidCredentials`]; [`AccountError::Disabled`] only after the right password.
-    pub async fn log_in(&self, email: &Email, password: Password, device: LoginDevice) -> Result<LoggedIn, AccountError> {
+    pub async fn log_in(
+        &self,
+        email: &Email,
+        password: Password,
+        device: LoginDevice,
+    ) -> Result<LoggedIn, AccountError> {
         let device = input::login_device(device)?;
         let row = self.store.login_row(email.as_str()).await?;
         let hash = row.as_ref().map(|row| row.password_hash.clone());
@@ -267,7 +272,12 @@ impl Accounts {
     ///
     /// # Errors
     /// [`AccountError::InvalidCurrentPassword`], or trouble.
-    pub async fn change_password(&self, principal: &Principal, current: Password, new: Password) -> Result<(), AccountError> {
+    pub async fn change_password(
+        &self,
+        principal: &Principal,
+        current: Password,
+        new: Password,
+    ) -> Result<(), AccountError> {
         let user_id = principal.user.user.id;
         let row = self.store.login_row_by_id(user_id).await?.ok_or(AccountError::Denied(Denied::Unknown))?;
         if !self.passwords.verify(current, Some(row.password_hash.clone())).await? {

@@ -14,7 +14,7 @@ mod login;
 mod logout;
 mod me;
 mod pages;
-mod state;
+pub mod state;
 mod verify;
 
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::problem::Problem;
+pub use state::HttpState;
 use state::{Gateway, Shared};
-pub use state::{HttpState, Vitals};
 
 /// How long a browser may remember what a preflight said.
 const PREFLIGHT_LIFE: Duration = Duration::from_secs(600);
@@ -96,7 +96,8 @@ async fn wrong_method() -> Problem {
 
 /// Without a list only the gateway's own pages may call, and these need no CORS.
 fn cors(allowed_origins: &[String]) -> Option<CorsLayer> {
-    let listed: Vec<HeaderValue> = allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    let listed: Vec<HeaderValue> =
+        allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
     if listed.is_empty() {
         return None;
     }
@@ -107,8 +108,12 @@ fn cors(allowed_origins: &[String]) -> Option<CorsLayer> {
         HeaderName::from_static("x-requested-with"),
         edge::REQUEST_ID,
     ];
-    let shown =
-        [header::RETRY_AFTER, header::WWW_AUTHENTICATE, edge::REQUEST_ID, HeaderName::from_static("preference-applied")];
+    let shown = [
+        header::RETRY_AFTER,
+        header::WWW_AUTHENTICATE,
+        edge::REQUEST_ID,
+        HeaderName::from_static("preference-applied"),
+    ];
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::list(listed))
         .allow_credentials(true)

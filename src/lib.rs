@@ -9,12 +9,16 @@
 
 pub mod cli;
 
+pub mod app;
+pub mod telemetry;
+
 pub mod http;
+pub mod server;
+pub mod socket;
 
 pub mod accounts;
-pub mod server;
-pub mod telemetry;
 pub mod client_address;
+pub mod credentials;
 pub mod origin;
 pub mod password;
 pub mod problem;
@@ -22,8 +26,9 @@ pub mod problem;
 pub mod auth;
 pub mod revocation;
 
-pub mod bus;
 pub mod cache;
+
+pub mod bus;
 pub mod registry;
 pub mod store;
 
@@ -33,6 +38,7 @@ pub mod entry;
 pub mod freshness;
 pub mod ids;
 pub mod metrics;
+pub mod protocol;
 pub mod redis_link;
 pub mod seal;
 pub mod secret;

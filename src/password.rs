@@ -117,8 +117,7 @@ impl Drop for Place<'_> {
 }
 
 fn compute(hasher: &Argon2<'_>, password: &Password) -> Result<String, HashError> {
-    let hash: PasswordHash =
-        hasher.hash_password(password.expose().as_bytes()).map_err(|_| HashError::Broken)?;
+    let hash: PasswordHash = hasher.hash_password(password.expose().as_bytes()).map_err(|_| HashError::Broken)?;
     Ok(hash.to_string())
 }
 

@@ -67,7 +67,10 @@ impl Problem {
     /// 401 with `WWW-Authenticate: Bearer error="invalid_token"` (RFC 6750 section 3.1).
     #[must_use]
     pub fn invalid_token(detail: impl Into<String>) -> Self {
-        Self { challenge: Some("Bearer error=\"invalid_token\""), ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail) }
+        Self {
+            challenge: Some("Bearer error=\"invalid_token\""),
+            ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail)
+        }
     }
 
     /// 401 with a bare `WWW-Authenticate: Bearer`: no credential, or one that is no bearer token.
@@ -85,13 +88,19 @@ impl Problem {
     /// 503 with a reason of its own.
     #[must_use]
     pub fn overloaded(code: &'static str, detail: impl Into<String>, retry_after_seconds: u64) -> Self {
-        Self { retry_after_seconds: Some(retry_after_seconds), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
+        Self {
+            retry_after_seconds: Some(retry_after_seconds),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+        }
     }
 
     /// 429 with `Retry-After`.
     #[must_use]
     pub fn too_many_requests(detail: impl Into<String>, retry_after_seconds: u64) -> Self {
-        Self { retry_after_seconds: Some(retry_after_seconds.max(1)), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail) }
+        Self {
+            retry_after_seconds: Some(retry_after_seconds.max(1)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
+        }
     }
 
     /// The HTTP status.
@@ -152,14 +161,13 @@ impl From<AccountError> for Problem {
         match error {
             AccountError::NotAllowed(refused) => refused.into(),
             AccountError::EmailTaken => {
-                Self::new(StatusCode::CONFLICT, "email_taken", "There is an account with this e-mail address.").about("email")
+                Self::new(StatusCode::CONFLICT, "email_taken", "There is an account with this e-mail address.")
+                    .about("email")
             }
             AccountError::InvalidCredentials => {
                 Self::unauthorized("invalid_credentials", "The e-mail address or the password is wrong.")
             }
-            AccountError::Disabled => {
-                Self::new(StatusCode::FORBIDDEN, "account_disabled", "The account is disabled.")
-            }
+            AccountError::Disabled => Self::new(StatusCode::FORBIDDEN, "account_disabled", "The account is disabled."),
             // Not a 401: that would log the page out.
             AccountError::InvalidCurrentPassword => {
                 let detail = "The current password is wrong.";
@@ -265,6 +273,9 @@ mod tests {
         let (response, _) = shown(AuthError::Denied(Denied::Expired).into()).await;
         assert_eq!(response.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
         let (response, _) = shown(AccountError::InvalidCredentials.into()).await;
-        assert_eq!((response.status().as_u16(), &response.headers()["www-authenticate"]), (401, &HeaderValue::from_static("Bearer")));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["www-authenticate"]),
+            (401, &HeaderValue::from_static("Bearer"))
+        );
     }
 }

@@ -3,19 +3,39 @@
 //! Called by the cache (batched loads), by `revocation` (everything that ends a credential) and by the endpoints that
 //! write. Knows nothing of Redis, tokens or sockets. Every failure of the database itself is a [`StoreError`], which
 //! means *cannot tell*; a refusal that is a fact (address taken, epoch moved on) is part of the answer's type.
+//!
+//! Nothing here waits without a bound: not for a connection, not for a lock, not for an answer. A write whose caller
+//! goes away in the middle is rolled back or was committed; whoever must act on a commit runs it in a task of its own.
 
-use std::net::IpAddr;
-use std::time::Duration;
+mod error;
+mod folding;
+mod postgres;
+mod rows;
+mod sqlite;
+mod timing;
+mod types;
 
-use serde::{Deserialize, Serialize};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use time::OffsetDateTime;
-use uuid::Uuid;
 
-use crate::clock::BootInstant;
-use crate::entry::{EndReason, LogEntry, Position, PublicKey};
-use crate::freshness::Stamp;
-use crate::ids::{DeploymentId, Jti, NodeId, Sid, UserId};
-use crate::secret::{RecordKey, SecretHash};
+use crate::entry::{EndReason, LogEntry, PublicKey};
+use crate::ids::{NodeId, Sid, UserId};
+use crate::secret::SecretHash;
+
+pub use self::types::*;
+
+/// Keys that one batched load takes at most.
+pub const MAX_KEYS: usize = 500;
+
+/// The migrations may wait for another node that runs them.
+const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
+/// The sweeper's statements together.
+const SWEEP_LIMIT: Duration = Duration::from_secs(30);
+/// Opening a connection and the messages between statements, on top of the two configured limits.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// The database could not answer. Never a statement about a credential.
 #[derive(Debug, thiserror::Error)]
@@ -46,408 +66,311 @@ pub struct StoreConfig {
     pub statement_timeout: Duration,
 }
 
-/// A value read from the database together with what the freshness rule needs to know of the read.
-#[derive(Clone, Debug)]
-pub struct Read<T> {
-    /// What was read.
-    pub value: T,
-    /// The snapshot and the moment of the read.
-    pub stamp: Stamp,
-}
-
-/// A user as everybody may see them: the `user` of the REST answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct User {
-    /// The user's id, `sub` in tokens.
-    #[schema(value_type = Uuid)]
-    pub id: UserId,
-    /// E-mail address as given at signup; unique without regard to case.
-    pub email: String,
-    /// Display name.
-    pub full_name: Option<String>,
-    /// Address of a picture.
-    pub avatar_url: Option<String>,
-    /// Free JSON object of at most 64 KiB.
-    #[schema(value_type = Object)]
-    pub metadata: serde_json::Value,
-    /// When the account was made.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// When the profile last changed.
-    #[serde(with = "time::serde::rfc3339")]
-    pub updated_at: OffsetDateTime,
-}
-
-/// A user with what decides whether their sessions are good.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct UserRecord {
-    /// The public part.
-    pub user: User,
-    /// Raised by every user-wide revocation; sessions of an older epoch are dead.
-    pub auth_epoch: u64,
-    /// The account is disabled.
-    pub disabled: bool,
-}
-
-/// A session with what decides whether it is good. The part that caches hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SessionRecord {
-    /// Public handle.
-    pub sid: Sid,
-    /// Whose it is.
-    pub user_id: UserId,
-    /// Hash of `session_id`.
-    pub secret_hash: SecretHash,
-    /// The user's epoch this session belongs to.
-    pub auth_epoch: u64,
-    /// Login time.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// Last use that was written down; up to five minutes behind.
-    #[serde(with = "time::serde::rfc3339")]
-    pub last_seen_at: OffsetDateTime,
-    /// Sliding end: last use plus the session's time to live, never later than `max_expires_at`.
-    #[serde(with = "time::serde::rfc3339")]
-    pub expires_at: OffsetDateTime,
-    /// Absolute end.
-    #[serde(with = "time::serde::rfc3339")]
-    pub max_expires_at: OffsetDateTime,
-    /// Listed access tokens of this session that have not expired yet.
-    pub listed: Vec<Jti>,
-}
-
-/// A session and its user read in one statement, and therefore a verdict about both.
-#[derive(Clone, Debug)]
-pub struct SessionRead {
-    /// The session.
-    pub session: SessionRecord,
-    /// Its user.
-    pub user: UserRecord,
-    /// Why it is dead, judged within the one statement: its own end, the user disabled, or an older epoch (with the
-    /// reason of the raise). `None` when alive. Expiry is not judged here but by the caller, in database time.
-    pub ended: Option<EndReason>,
-}
-
-/// A session as the device list shows it.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct Device {
-    /// Public handle.
-    #[schema(value_type = Uuid)]
-    pub sid: Sid,
-    /// The name given at login.
-    pub device_name: Option<String>,
-    /// `User-Agent` of the login.
-    pub user_agent: Option<String>,
-    /// Address of the login.
-    #[schema(value_type = Option<String>)]
-    pub ip: Option<IpAddr>,
-    /// Login time.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// Last use.
-    #[serde(with = "time::serde::rfc3339")]
-    pub last_seen_at: OffsetDateTime,
-    /// Sliding end.
-    #[serde(with = "time::serde::rfc3339")]
-    pub expires_at: OffsetDateTime,
-}
-
-/// What the login needs of an account.
-#[derive(Clone, Debug)]
-pub struct LoginRow {
-    /// The account.
-    pub user_id: UserId,
-    /// PHC string (`$argon2id$…`).
-    pub password_hash: String,
-    /// The epoch the new session must be inserted under.
-    pub auth_epoch: u64,
-    /// Disabled accounts are told so, but only after the right password.
-    pub disabled: bool,
-}
-
-/// A session about to be inserted. `now` is database time, decided by the statement itself.
-#[derive(Clone, Debug)]
-pub struct NewSession {
-    /// Public handle.
-    pub sid: Sid,
-    /// Hash of the secret.
-    pub secret_hash: SecretHash,
-    /// The name given at login, at most 100 characters (checked by the caller).
-    pub device_name: Option<String>,
-    /// `User-Agent`, at most 512 characters.
-    pub user_agent: Option<String>,
-    /// Client's address.
-    pub ip: Option<IpAddr>,
-    /// Sliding life.
-    pub ttl: Duration,
-    /// Absolute life.
-    pub max_age: Duration,
-}
-
-/// An account about to be inserted.
-#[derive(Clone, Debug)]
-pub struct NewUser {
-    /// E-mail address as typed (trimmed).
-    pub email: String,
-    /// PHC string.
-    pub password_hash: String,
-    /// Display name.
-    pub full_name: Option<String>,
-}
-
-/// The answer to a signup.
-#[derive(Clone, Debug)]
-pub enum SignupOutcome {
-    /// The account exists now, with its first session when one was asked for.
-    Created {
-        /// The account.
-        user: UserRecord,
-        /// Its first session.
-        session: Option<Read<SessionRead>>,
-    },
-    /// Somebody has this address (compared without regard to case).
-    EmailTaken,
-}
-
-/// A change of the profile. `None` leaves a field alone, `Some(None)` clears it.
-#[derive(Clone, Debug, Default)]
-pub struct ProfileChange {
-    /// Display name.
-    pub full_name: Option<Option<String>>,
-    /// Picture.
-    pub avatar_url: Option<Option<String>>,
-    /// Metadata.
-    pub metadata: Option<MetadataChange>,
-}
-
-/// How metadata changes.
-#[derive(Clone, Debug)]
-pub enum MetadataChange {
-    /// Takes the place of all metadata (`PUT`).
-    Replace(serde_json::Map<String, serde_json::Value>),
-    /// JSON Merge Patch, RFC 7396 (`PATCH`), done under the row's lock so that crossing patches both count.
-    Merge(serde_json::Map<String, serde_json::Value>),
-}
-
-/// The answer to a profile change.
-#[derive(Clone, Debug)]
-pub enum ProfileOutcome {
-    /// Done.
-    Updated {
-        /// The user as of this change.
-        user: UserRecord,
-        /// What the transaction logged.
-        entries: Vec<LogEntry>,
-    },
-    /// The merged metadata would be larger than the limit; nothing was changed.
-    MetadataTooLarge,
-    /// No such user.
-    NotFound,
-}
-
-/// The answer to a change of password.
-#[derive(Clone, Debug)]
-pub enum PasswordOutcome {
-    /// Changed; every other session of the user ended.
-    Changed {
-        /// What the transaction logged.
-        entries: Vec<LogEntry>,
-    },
-    /// The stored hash is no longer the one the caller verified: somebody changed it in between.
-    Superseded,
-}
-
-/// The answer to anything that ends credentials.
-#[derive(Clone, Debug, Default)]
-pub struct Revoked {
-    /// Live sessions that ended by it.
-    pub sessions: u64,
-    /// What the transaction logged; empty when everything had ended already.
-    pub entries: Vec<LogEntry>,
-}
-
-/// One access token to list.
-#[derive(Clone, Copy, Debug)]
-pub struct ListedToken {
-    /// The token.
-    pub jti: Jti,
-    /// Its session.
-    pub sid: Sid,
-    /// Its user.
-    pub user_id: UserId,
-    /// When it expires; the listing is kept until then.
-    pub expires_at: OffsetDateTime,
-}
-
-/// What one database calls itself, and the secret shared by its nodes.
-#[derive(Clone, Debug)]
-pub struct Deployment {
-    /// In front of every name in Redis.
-    pub id: DeploymentId,
-    /// 32 bytes from the first node's generator; encrypts records in Redis and tickets.
-    pub record_key: RecordKey,
-}
-
-/// A registered signing key.
-#[derive(Clone, Debug)]
-pub struct RegisteredKey {
-    /// The public half.
-    pub key: PublicKey,
-    /// When it was revoked, if it was.
-    pub revoked: bool,
-    /// When a node last said that it signs with it.
-    pub last_seen_at: OffsetDateTime,
-}
-
-/// A node that said recently that it is alive.
-#[derive(Clone, Debug)]
-pub struct LiveNode {
-    /// The process.
-    pub node: NodeId,
-    /// Its last beat, in database time.
-    pub last_seen_at: OffsetDateTime,
-}
-
-/// What one pass of the sweeper removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Expired and ended sessions.
-    pub sessions: u64,
-    /// Listings of tokens that have expired.
-    pub tokens: u64,
-    /// Used tickets past their time.
-    pub tickets: u64,
-    /// Log entries past their retention (the watermark was raised first).
-    pub entries: u64,
-    /// Keys of nodes silent for too long, and nodes long dead.
-    pub keys: u64,
-}
-
-/// How long things are kept before the sweeper takes them.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// Sessions stay this long after they ended or expired, so that their sockets and tokens get the right reason.
-    pub sessions: Duration,
-    /// Log entries.
-    pub entries: Duration,
-    /// A key is gone when its node has been silent this long (a token's life and an hour).
-    pub keys: Duration,
-    /// Rows per statement.
-    pub batch: u32,
-}
-
-/// One complete read of the log's tail.
-#[derive(Clone, Debug)]
-pub struct LogRead {
-    /// Entries not returned by an earlier read of this reader, by id.
-    pub entries: Vec<LogEntry>,
-    /// t0: taken on this node's clock before the statement was sent.
-    pub sent_at: BootInstant,
-    /// The same moment by this node's wall clock, to measure the offset of the database's.
-    pub sent_wall: OffsetDateTime,
-    /// The database's clock within the statement.
-    pub database_now: OffsetDateTime,
-    /// False when entries may have been missed: the first read, a cursor older than the watermark, another system or
-    /// timeline. Then everything remembered is suspect.
-    pub continuous: bool,
-    /// The trimming watermark: entries at lower positions may have been removed from the log.
-    pub watermark: Position,
-    /// The newest position known to be complete (diagnostics).
-    pub position: Position,
-}
-
-/// The size and use of the pool, for `/health` and metrics.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PoolStatus {
-    /// Open connections.
-    pub open: u32,
-    /// Of these, idle.
-    pub idle: u32,
-    /// Most there may be.
-    pub max: u32,
-}
-
-/// The database, one of two kinds.
+/// The database, one of two kinds. Cheap to clone.
 #[derive(Clone)]
-pub struct Store(());
+pub struct Store {
+    backend: Backend,
+    /// The most that one call may take, waiting included.
+    limit: Duration,
+}
 
-#[allow(unused_variables, clippy::todo, missing_docs)]
+#[derive(Clone)]
+enum Backend {
+    Postgres(Arc<postgres::Postgres>),
+    Sqlite(Arc<sqlite::Sqlite>),
+}
+
+/// Calls one method of whichever backend there is. No trait: there are two, and both are known here.
+macro_rules! ask {
+    ($store:expr, $limit:expr, $method:ident($($argument:expr),*)) => {
+        match &$store.backend {
+            Backend::Postgres(postgres) => within($limit, postgres.$method($($argument),*)).await,
+            Backend::Sqlite(sqlite) => within($limit, sqlite.$method($($argument),*)).await,
+        }
+    };
+    ($store:expr, $method:ident($($argument:expr),*)) => {
+        ask!($store, $store.limit, $method($($argument),*))
+    };
+}
+
 impl Store {
     /// Opens the pool (lazily connected for Postgres). Makes the data directory and the file for SQLite (mode 0600).
-    pub async fn open(config: &StoreConfig) -> StoreResult<Self> { todo!() }
+    ///
+    /// # Errors
+    /// A URL that is none, a directory or file that cannot be made.
+    pub async fn open(config: &StoreConfig) -> StoreResult<Self> {
+        let backend = match &config.database_url {
+            Some(url) => Backend::Postgres(Arc::new(postgres::Postgres::open(url, config)?)),
+            None => Backend::Sqlite(Arc::new(sqlite::Sqlite::open(config)?)),
+        };
+        Ok(Self { backend, limit: config.acquire_timeout + config.statement_timeout + SLACK })
+    }
+
     /// Runs the embedded migrations (safe when several nodes start at once), makes sure that the deployment row exists.
     /// Returns how many were applied.
-    pub async fn migrate(&self) -> StoreResult<usize> { todo!() }
+    ///
+    /// # Errors
+    /// The database is out of reach, or not writable by this role.
+    pub async fn migrate(&self) -> StoreResult<usize> {
+        ask!(self, MIGRATION_LIMIT, migrate())
+    }
+
     /// `postgres` or `sqlite`.
-    pub fn kind(&self) -> &'static str { todo!() }
-    pub fn pool_status(&self) -> PoolStatus { todo!() }
-    /// One cheap statement; the time it took.
-    pub async fn ping(&self) -> StoreResult<Duration> { todo!() }
-    pub async fn deployment(&self) -> StoreResult<Deployment> { todo!() }
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.backend {
+            Backend::Postgres(_) => "postgres",
+            Backend::Sqlite(_) => "sqlite",
+        }
+    }
+
+    /// The pool's size and use now.
+    #[must_use]
+    pub fn pool_status(&self) -> PoolStatus {
+        match &self.backend {
+            Backend::Postgres(postgres) => postgres.pool_status(),
+            Backend::Sqlite(sqlite) => sqlite.pool_status(),
+        }
+    }
+
+    /// One cheap statement; the time it took, waiting for a connection included.
+    pub async fn ping(&self) -> StoreResult<Duration> {
+        let started = Instant::now();
+        ask!(self, ping())?;
+        Ok(started.elapsed())
+    }
+
+    /// What this database calls itself. `Corrupt` before the first migration.
+    pub async fn deployment(&self) -> StoreResult<Deployment> {
+        ask!(self, deployment())
+    }
 
     // Accounts
-    pub async fn sign_up(&self, user: NewUser, session: Option<NewSession>) -> StoreResult<SignupOutcome> { todo!() }
-    pub async fn login_row(&self, email: &str) -> StoreResult<Option<LoginRow>> { todo!() }
+
+    /// Makes an account and, when asked, its first session, or neither.
+    pub async fn sign_up(&self, user: NewUser, session: Option<NewSession>) -> StoreResult<SignupOutcome> {
+        ask!(self, sign_up(&user, session.as_ref()))
+    }
+
+    /// What a login with this address needs to know.
+    pub async fn login_row(&self, email: &str) -> StoreResult<Option<LoginRow>> {
+        ask!(self, login_row(email))
+    }
+
     /// The login row by id, for a change of password.
-    pub async fn login_row_by_id(&self, user_id: UserId) -> StoreResult<Option<LoginRow>> { todo!() }
+    pub async fn login_row_by_id(&self, user_id: UserId) -> StoreResult<Option<LoginRow>> {
+        ask!(self, login_row_by_id(user_id))
+    }
+
     /// `INSERT … SELECT … WHERE auth_epoch = $expected AND disabled_at IS NULL`: `None` when the user moved on.
-    pub async fn insert_session(&self, user_id: UserId, expected_epoch: u64, session: NewSession) -> StoreResult<Option<Read<SessionRead>>> { todo!() }
-    pub async fn update_profile(&self, user_id: UserId, change: ProfileChange, max_metadata_bytes: usize) -> StoreResult<ProfileOutcome> { todo!() }
+    pub async fn insert_session(
+        &self,
+        user_id: UserId,
+        expected_epoch: u64,
+        session: NewSession,
+    ) -> StoreResult<Option<Read<SessionRead>>> {
+        ask!(self, insert_session(user_id, expected_epoch, &session))
+    }
+
+    /// Changes what is named. `max_metadata_bytes` bounds the metadata as serialized after the change.
+    pub async fn update_profile(
+        &self,
+        user_id: UserId,
+        change: ProfileChange,
+        max_metadata_bytes: usize,
+    ) -> StoreResult<ProfileOutcome> {
+        ask!(self, update_profile(user_id, &change, max_metadata_bytes))
+    }
+
     /// Sets the hash, raises the epoch except for `keep` (which is lifted to the new epoch), ends the others.
-    pub async fn change_password(&self, user_id: UserId, keep: Sid, verified_hash: &str, new_hash: &str) -> StoreResult<PasswordOutcome> { todo!() }
+    pub async fn change_password(
+        &self,
+        user_id: UserId,
+        keep: Sid,
+        verified_hash: &str,
+        new_hash: &str,
+    ) -> StoreResult<PasswordOutcome> {
+        ask!(self, change_password(user_id, keep, verified_hash, new_hash))
+    }
 
-    // Batched loads: one statement each, at most 500 keys; keys without a row are absent from the answer.
-    pub async fn load_sessions(&self, sids: &[Sid]) -> StoreResult<Read<Vec<SessionRead>>> { todo!() }
-    pub async fn load_sessions_by_secret(&self, hashes: &[SecretHash]) -> StoreResult<Read<Vec<SessionRead>>> { todo!() }
-    pub async fn load_users(&self, ids: &[UserId]) -> StoreResult<Read<Vec<UserRecord>>> { todo!() }
+    // Batched loads: one statement each, at most `MAX_KEYS` keys; keys without a row are absent from the answer.
+
+    /// Sessions with their users, by handle.
+    pub async fn load_sessions(&self, sids: &[Sid]) -> StoreResult<Read<Vec<SessionRead>>> {
+        few_enough(sids)?;
+        ask!(self, load_sessions(sids))
+    }
+
+    /// Sessions with their users, by the hash of the secret.
+    pub async fn load_sessions_by_secret(&self, hashes: &[SecretHash]) -> StoreResult<Read<Vec<SessionRead>>> {
+        few_enough(hashes)?;
+        ask!(self, load_sessions_by_secret(hashes))
+    }
+
+    /// Users by id.
+    pub async fn load_users(&self, ids: &[UserId]) -> StoreResult<Read<Vec<UserRecord>>> {
+        few_enough(ids)?;
+        ask!(self, load_users(ids))
+    }
+
     /// Live sessions of a user, newest use first, at most 200.
-    pub async fn devices(&self, user_id: UserId) -> StoreResult<Vec<Device>> { todo!() }
+    pub async fn devices(&self, user_id: UserId) -> StoreResult<Vec<Device>> {
+        ask!(self, devices(user_id))
+    }
+
     /// Writes last uses; slides `expires_at`; never touches an ended, expired or outdated session. Returns the new
-    /// `(sid, last_seen_at, expires_at)` of those that were touched.
-    pub async fn touch_sessions(&self, uses: &[(Sid, OffsetDateTime)], ttl: Duration) -> StoreResult<Vec<(Sid, OffsetDateTime, OffsetDateTime)>> { todo!() }
+    /// `(sid, last_seen_at, expires_at)` of those that were touched. A session that another transaction holds is left
+    /// out and not waited for: absence says nothing about it.
+    pub async fn touch_sessions(
+        &self,
+        uses: &[(Sid, OffsetDateTime)],
+        ttl: Duration,
+    ) -> StoreResult<Vec<(Sid, OffsetDateTime, OffsetDateTime)>> {
+        few_enough(uses)?;
+        ask!(self, touch_sessions(uses, ttl))
+    }
 
-    // Revocations: durable, bounded, logged by triggers in the same transaction.
+    // Revocations: durable, bounded, logged by triggers in the same transaction. After `Unavailable` it is unknown
+    // whether they took effect; all of them are safe to repeat.
+
     /// Ends one session (of `user_id` only) and lists a token with it. What has already ended is no error.
-    pub async fn end_session(&self, sid: Sid, user_id: UserId, reason: EndReason, token: Option<ListedToken>) -> StoreResult<Revoked> { todo!() }
-    /// Raises the user's epoch and ends all sessions. `confirm` marks the entry for [`LogEntry::confirm`].
-    pub async fn end_all_sessions(&self, user_id: UserId, reason: EndReason, confirm: bool) -> StoreResult<Revoked> { todo!() }
-    pub async fn set_disabled(&self, user_id: UserId, disabled: bool) -> StoreResult<Revoked> { todo!() }
-    pub async fn list_token(&self, token: ListedToken) -> StoreResult<Revoked> { todo!() }
-    /// Number of listings that have not expired.
-    pub async fn listed_tokens(&self) -> StoreResult<u64> { todo!() }
+    pub async fn end_session(
+        &self,
+        sid: Sid,
+        user_id: UserId,
+        reason: EndReason,
+        token: Option<ListedToken>,
+    ) -> StoreResult<Revoked> {
+        ask!(self, end_session(sid, user_id, reason, token))
+    }
 
-    /// Inserts the ticket's id; false when it was there already. The last step before a ticket's handshake is answered.
-    pub async fn redeem_ticket(&self, ticket: SecretHash, expires_at: OffsetDateTime) -> StoreResult<bool> { todo!() }
+    /// Raises the user's epoch and ends all sessions. `confirm` marks the entry for [`LogEntry::confirm`].
+    pub async fn end_all_sessions(&self, user_id: UserId, reason: EndReason, confirm: bool) -> StoreResult<Revoked> {
+        ask!(self, end_all_sessions(user_id, reason, confirm))
+    }
+
+    /// Disables a user and ends all sessions, or enables (which brings no session back).
+    pub async fn set_disabled(&self, user_id: UserId, disabled: bool) -> StoreResult<Revoked> {
+        ask!(self, set_disabled(user_id, disabled))
+    }
+
+    /// Removes an account with all its sessions, which is logged like the end of them all.
+    pub async fn remove_user(&self, user_id: UserId) -> StoreResult<Revoked> {
+        ask!(self, remove_user(user_id))
+    }
+
+    /// Lists one token. Listing it again, or one that has expired, is no error and logs nothing.
+    pub async fn list_token(&self, token: ListedToken) -> StoreResult<Revoked> {
+        ask!(self, list_token(token))
+    }
+
+    /// Number of listings that have not expired.
+    pub async fn listed_tokens(&self) -> StoreResult<u64> {
+        ask!(self, listed_tokens())
+    }
+
+    /// Inserts the ticket's id; false when it was there already, or has expired in database time. The last step before
+    /// a ticket's handshake is answered.
+    pub async fn redeem_ticket(&self, ticket: SecretHash, expires_at: OffsetDateTime) -> StoreResult<bool> {
+        ask!(self, redeem_ticket(ticket, expires_at))
+    }
 
     // Signing keys and nodes
-    /// Registers a public key (idempotent) and logs it.
-    pub async fn register_key(&self, key: &PublicKey) -> StoreResult<Vec<LogEntry>> { todo!() }
-    pub async fn keys(&self) -> StoreResult<Vec<RegisteredKey>> { todo!() }
-    pub async fn revoke_key(&self, kid: &str) -> StoreResult<Revoked> { todo!() }
-    /// Says that this node lives and which key it signs with.
-    pub async fn beat(&self, node: NodeId, kid: Option<&str>) -> StoreResult<()> { todo!() }
-    /// Nodes that beat within `within`.
-    pub async fn live_nodes(&self, within: Duration) -> StoreResult<Vec<LiveNode>> { todo!() }
-    /// The node stops in an orderly way.
-    pub async fn forget_node(&self, node: NodeId) -> StoreResult<()> { todo!() }
-    /// This node applied entry `entry_id` and closed so many sockets by it.
-    pub async fn acknowledge(&self, entry_id: u64, node: NodeId, sockets_closed: u64) -> StoreResult<()> { todo!() }
-    /// Who acknowledged, with the sockets closed.
-    pub async fn acknowledgements(&self, entry_id: u64) -> StoreResult<Vec<(NodeId, u64)>> { todo!() }
 
-    /// One bounded pass over what is past its time.
-    pub async fn sweep(&self, retention: &Retention) -> StoreResult<Swept> { todo!() }
+    /// Registers a public key and logs it. Again: says that it is in use; a revoked one stays revoked.
+    pub async fn register_key(&self, key: &PublicKey) -> StoreResult<Vec<LogEntry>> {
+        ask!(self, register_key(key))
+    }
+
+    /// Every registered key that is not gone, the revoked ones included.
+    pub async fn keys(&self) -> StoreResult<Vec<RegisteredKey>> {
+        ask!(self, keys())
+    }
+
+    /// Voids every token that the key signed. Nothing is logged when it is unknown or revoked already.
+    pub async fn revoke_key(&self, kid: &str) -> StoreResult<Revoked> {
+        ask!(self, revoke_key(kid))
+    }
+
+    /// Says that this node lives and which key it signs with.
+    pub async fn beat(&self, node: NodeId, kid: Option<&str>) -> StoreResult<()> {
+        ask!(self, beat(node, kid))
+    }
+
+    /// Nodes that beat within `within`.
+    pub async fn live_nodes(&self, within: Duration) -> StoreResult<Vec<LiveNode>> {
+        ask!(self, live_nodes(within))
+    }
+
+    /// The node stops in an orderly way.
+    pub async fn forget_node(&self, node: NodeId) -> StoreResult<()> {
+        ask!(self, forget_node(node))
+    }
+
+    /// This node applied entry `entry_id` and closed so many sockets by it.
+    pub async fn acknowledge(&self, entry_id: u64, node: NodeId, sockets_closed: u64) -> StoreResult<()> {
+        ask!(self, acknowledge(entry_id, node, sockets_closed))
+    }
+
+    /// Who acknowledged, with the sockets closed.
+    pub async fn acknowledgements(&self, entry_id: u64) -> StoreResult<Vec<(NodeId, u64)>> {
+        ask!(self, acknowledgements(entry_id))
+    }
+
+    /// One bounded pass over what is past its time: at most `batch` rows of each kind. Call again while it finds some.
+    pub async fn sweep(&self, retention: &Retention) -> StoreResult<Swept> {
+        ask!(self, SWEEP_LIMIT, sweep(retention))
+    }
+
     /// A reader of the log's tail on a connection of its own (opened at the first read, and again after an error).
-    pub fn log_reader(&self) -> LogReader { todo!() }
-    /// Closes the pool.
-    pub async fn close(&self) { todo!() }
+    #[must_use]
+    pub fn log_reader(&self) -> LogReader {
+        LogReader(match &self.backend {
+            Backend::Postgres(postgres) => Reader::Postgres(Box::new(postgres.log_reader())),
+            Backend::Sqlite(sqlite) => Reader::Sqlite(Box::new(sqlite.log_reader())),
+        })
+    }
+
+    /// Closes the pool; waits for calls under way.
+    pub async fn close(&self) {
+        match &self.backend {
+            Backend::Postgres(postgres) => postgres.close().await,
+            Backend::Sqlite(sqlite) => sqlite.close().await,
+        }
+    }
 }
 
 /// Reads the log's tail; remembers what it has returned.
-pub struct LogReader(());
+pub struct LogReader(Reader);
 
-#[allow(unused_variables, clippy::todo)]
+enum Reader {
+    Postgres(Box<postgres::LogReader>),
+    Sqlite(Box<sqlite::LogReader>),
+}
+
 impl LogReader {
     /// Everything committed since the last complete read, in one statement. An error leaves the cursor where it was.
-    pub async fn read(&mut self) -> StoreResult<LogRead> { todo!() }
+    ///
+    /// # Errors
+    /// `Unavailable` after 2 s (10 s when the whole log is read), or when the server is not the primary.
+    pub async fn read(&mut self) -> StoreResult<LogRead> {
+        match &mut self.0 {
+            Reader::Postgres(reader) => reader.read().await,
+            Reader::Sqlite(reader) => reader.read().await,
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(error::timed_out()),
+    }
+}
+
+fn few_enough<T>(keys: &[T]) -> StoreResult<()> {
+    if keys.len() > MAX_KEYS {
+        return Err(StoreError::Corrupt(format!("a batch of {} keys was asked for, at most {MAX_KEYS}", keys.len())));
+    }
+    Ok(())
 }

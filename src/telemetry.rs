@@ -10,9 +10,13 @@ use crate::metrics;
 
 /// Bounds of the histograms, in seconds: from a hit in memory to a wait for a slow database.
 const BUCKETS: &[f64] = &[
-    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
-    0.25, 0.5, 1.0, 2.5, 5.0,
+    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05,
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
+
+/// Libraries that print frames, headers or statements at debug and trace: secrets would ride along.
+const WIRE_LEVEL_CRATES: &[&str] =
+    &["tungstenite", "tokio_tungstenite", "hyper", "hyper_util", "h2", "sqlx", "redis", "rustls", "tower_http"];
 
 /// How often histograms are folded; without it they grow.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -23,6 +27,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// When `filter` is no filter.
 pub fn start_logging(filter: &str, format: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)?;
+    let filter = WIRE_LEVEL_CRATES.iter().try_fold(filter, |filter, name| {
+        Ok::<_, anyhow::Error>(filter.add_directive(format!("{name}=info").parse()?))
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let human = match format {
         "human" => true,

@@ -211,7 +211,8 @@ mod tests {
     fn pictures_live_on_the_web() {
         assert!(avatar_url(Some("https://example.test/a.png?b=c#d".into())).is_ok());
         assert_eq!(avatar_url(Some("  ".into())).unwrap(), None);
-        for odd in ["javascript:alert(1)", "data:text/html,x", "no url", "//example.test/a", "https://", "file:///etc"] {
+        for odd in ["javascript:alert(1)", "data:text/html,x", "no url", "//example.test/a", "https://", "file:///etc"]
+        {
             assert!(avatar_url(Some(odd.into())).is_err(), "{odd}");
         }
     }
@@ -233,7 +234,10 @@ mod tests {
     fn metadata_is_bounded_where_it_is_replaced_and_storable_everywhere() {
         // `{"a":"…"}` is 8 bytes around the text.
         assert!(change(json!({"a": "x".repeat(MAX_METADATA_BYTES - 8)}), false).is_ok());
-        assert_eq!(change(json!({"a": "x".repeat(MAX_METADATA_BYTES - 7)}), false).unwrap_err().code, "metadata_too_large");
+        assert_eq!(
+            change(json!({"a": "x".repeat(MAX_METADATA_BYTES - 7)}), false).unwrap_err().code,
+            "metadata_too_large"
+        );
         assert!(change(json!({"a": "x".repeat(MAX_METADATA_BYTES)}), true).is_ok(), "the merge decides");
         assert!(change(json!({"a": [{"b\0": 1}]}), true).is_err());
         assert!(change(json!({"a": [["b\0"]]}), false).is_err());

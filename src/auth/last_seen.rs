@@ -84,7 +84,9 @@ impl LastSeen {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "failed to write last uses; they will be noted again");
-                    batch.iter().for_each(|(sid, _)| drop(self.written.remove(sid)));
+                    for (sid, _) in batch {
+                        self.written.remove(sid);
+                    }
                 }
             }
         }

@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
@@ -56,7 +57,7 @@ struct Made {
 }
 
 /// Makes the key and puts it where it was asked for.
-pub fn run(args: &KeygenArgs) -> anyhow::Result<()> {
+pub fn run(args: &KeygenArgs) -> anyhow::Result<ExitCode> {
     let made = if args.record_key { record_key()? } else { signing_key(args.algorithm)? };
     match &args.out {
         Some(path) => {
@@ -66,7 +67,7 @@ pub fn run(args: &KeygenArgs) -> anyhow::Result<()> {
         None => std::io::stdout().write_all(made.key.as_bytes()).context("failed to write to stdout")?,
     }
     eprintln!("{}", made.note);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn record_key() -> anyhow::Result<Made> {

@@ -98,7 +98,9 @@ async fn read(request: Request, form_too: bool) -> Result<Option<(Kind, Vec<u8>)
         return Err(wrong_type(form_too));
     };
     let bytes = tokio::time::timeout(BODY_WITHIN, collect(body)).await;
-    let bytes = bytes.unwrap_or_else(|_| Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The body came too slowly.")))?;
+    let bytes = bytes.unwrap_or_else(|_| {
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The body came too slowly."))
+    })?;
     Ok(Some((kind, bytes)))
 }
 
@@ -146,7 +148,11 @@ async fn drain(body: Body) {
 }
 
 fn too_large() -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("The body is larger than {} KiB.", LIMIT / 1024))
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        format!("The body is larger than {} KiB.", LIMIT / 1024),
+    )
 }
 
 fn wrong_type(form_too: bool) -> Problem {
@@ -190,7 +196,8 @@ fn does_not_fit(error: &serde_path_to_error::Error<serde_json::Error>) -> Proble
         return missing_field(field);
     }
     if let Some(field) = quoted_after(&message, "duplicate field ") {
-        return Problem::unprocessable("invalid_field", format!("The field `{field}` stands there twice.")).about(field);
+        return Problem::unprocessable("invalid_field", format!("The field `{field}` stands there twice."))
+            .about(field);
     }
     let path = error.path().to_string();
     let field = path.split(['.', '[']).next().unwrap_or_default();
@@ -242,7 +249,9 @@ mod tests {
     fn what_is_no_json_is_malformed() {
         let deep = format!("{{\"email\": \"a\", \"metadata\": {}{}}}", "{\"a\":".repeat(5_000), "}".repeat(5_000));
         let deep = deep.replace(":}", ":1}");
-        for body in ["", "{", "nonsense", "{\"email\": }", "{'email': 'x'}", "\u{feff}", "{\"email\": 7", "{} {}", &deep] {
+        for body in
+            ["", "{", "nonsense", "{\"email\": }", "{'email': 'x'}", "\u{feff}", "{\"email\": 7", "{} {}", &deep]
+        {
             let (status, code, _) = problem(body);
             assert_eq!((status, code), (400, "malformed_json"), "{}", &body[..body.len().min(40)]);
         }

@@ -6,14 +6,13 @@ use axum::response::Response;
 use super::extract::Client;
 use super::state::Gateway;
 use crate::accounts::LoggedIn;
+use crate::credentials::COOKIE_NAMES;
 
-/// On https the prefix makes browsers refuse a cookie that another host or plain http has planted.
-const HTTPS_NAME: &str = "__Host-portcullis_session";
-const HTTP_NAME: &str = "portcullis_session";
-
-/// The cookie's name for clients that came this way.
+/// The cookie's name for clients that came this way. On https its prefix makes browsers refuse one that another host or
+/// plain http has planted, so that the other name is not even looked at there.
 pub(super) fn name(https: bool) -> &'static str {
-    if https { HTTPS_NAME } else { HTTP_NAME }
+    let [https_name, http_name] = COOKIE_NAMES;
+    if https { https_name } else { http_name }
 }
 
 /// Adds the cookie of this session to an answer, in cookie mode.

@@ -18,8 +18,7 @@ use crate::problem::{Problem, ProblemDocument};
 pub(super) const DOCUMENT_PATH: &str = "/api/openapi.json";
 
 /// Swagger UI writes style attributes; everything else comes from here.
-const PAGE_POLICY: &str =
-    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Swagger UI's own page has relative links, which would need a slash at the end of the address.
 const PAGE: &str = r#"<!DOCTYPE html>
@@ -127,7 +126,9 @@ fn add_common_problems(path: &str, operation: &mut Operation) {
     }
     let responses = &mut operation.responses.responses;
     for (status, description) in common {
-        responses.entry(status.into()).or_insert_with(|| ResponseBuilder::new().description(description).build().into());
+        responses
+            .entry(status.into())
+            .or_insert_with(|| ResponseBuilder::new().description(description).build().into());
     }
     for (status, response) in responses {
         match response {

@@ -166,7 +166,8 @@ pub(super) async fn ready(State(gateway): State<Shared>) -> Response {
         return Problem::overloaded("draining", "The node is stopping.", 1).into_response();
     }
     if !gateway.auth.caught_up() {
-        return Problem::overloaded("not_caught_up", "The node is catching up with the revocation log.", 1).into_response();
+        return Problem::overloaded("not_caught_up", "The node is catching up with the revocation log.", 1)
+            .into_response();
     }
     uncached(Json(Liveness { status: "ready" }))
 }
@@ -217,7 +218,9 @@ mod tests {
     fn away_is_degraded_and_only_all_away_serves_nobody() {
         assert_eq!(report((false, false), true, true).status, HealthStatus::Ok);
         assert_eq!(report((true, true), true, true).status, HealthStatus::Ok);
-        for degraded in [report((true, false), true, true), report((true, true), false, true), report((true, true), true, false)] {
+        for degraded in
+            [report((true, false), true, true), report((true, true), false, true), report((true, true), true, false)]
+        {
             assert_eq!(degraded.status, HealthStatus::Degraded);
             assert!(degraded.serves_somebody());
         }
@@ -230,8 +233,16 @@ mod tests {
         assert_eq!(shown["status"], "ok");
         let members: Vec<_> = shown["redis_cache"].as_object().unwrap().keys().cloned().collect();
         for member in [
-            "enabled", "connected", "hits", "misses", "hit_ratio", "users_cached", "sessions_cached", "tokens_blacklisted",
-            "latency_ms", "used_memory_bytes",
+            "enabled",
+            "connected",
+            "hits",
+            "misses",
+            "hit_ratio",
+            "users_cached",
+            "sessions_cached",
+            "tokens_blacklisted",
+            "latency_ms",
+            "used_memory_bytes",
         ] {
             assert!(members.contains(&member.to_owned()), "{member}");
         }

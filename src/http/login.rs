@@ -162,7 +162,7 @@ pub(super) async fn login(
         problem
     };
     gateway.limits.login(client.ip).map_err(throttled)?;
-    let guess = gateway.limits.guess(client.ip, &email).map_err(throttled)?;
+    let guess = gateway.limits.guess(client.ip, email.as_str()).map_err(throttled)?;
     guess.wait().await;
     let outcome = gateway.accounts.log_in(&email, request.password, device(&client, request.device_name)).await;
     if !matches!(outcome, Err(AccountError::InvalidCredentials)) {

@@ -75,7 +75,12 @@ pub(super) async fn logout(
     Ok(response)
 }
 
-async fn by_token(gateway: &Gateway, token: &AccessToken, secret: Option<&str>, client: &Client) -> Result<(), Problem> {
+async fn by_token(
+    gateway: &Gateway,
+    token: &AccessToken,
+    secret: Option<&str>,
+    client: &Client,
+) -> Result<(), Problem> {
     let claims = gateway.timed(gateway.auth.token_for_logout(token)).await?;
     gateway.accounts.log_out_by_token(&claims).await?;
     tracing::info!(user = %claims.user_id, sid = %claims.sid, ip = %client.ip, "logged out");
@@ -165,7 +170,9 @@ pub(super) async fn end_session(
 fn wait_preference(headers: &HeaderMap) -> Option<u64> {
     let lines = headers.get_all(PREFER).iter().filter_map(|line| line.to_str().ok());
     let preferences = lines.flat_map(|line| line.split(',')).filter_map(|preference| preference.split(';').next());
-    let (_, value) = preferences.filter_map(|pair| pair.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))?;
+    let (_, value) = preferences
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))?;
     let seconds: u64 = value.trim().trim_matches('"').parse().ok()?;
     Some(seconds.min(LONGEST_WAIT_SECONDS))
 }

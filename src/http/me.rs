@@ -10,7 +10,7 @@ use super::body::Json;
 use super::extract::{Caller, Client};
 use super::logout::Done;
 use super::state::{Gateway, Shared};
-use crate::accounts::{AccountError, Email, ProfileUpdate, new_password};
+use crate::accounts::{AccountError, ProfileUpdate, new_password};
 use crate::auth::Principal;
 use crate::problem::Problem;
 use crate::secret::Password;
@@ -92,7 +92,12 @@ pub(super) async fn merge_profile(
     update(&gateway, &principal, body, true).await
 }
 
-async fn update(gateway: &Gateway, principal: &Principal, body: ProfileRequest, merge: bool) -> Result<Response, Problem> {
+async fn update(
+    gateway: &Gateway,
+    principal: &Principal,
+    body: ProfileRequest,
+    merge: bool,
+) -> Result<Response, Problem> {
     let ProfileRequest { full_name, avatar_url, metadata } = body;
     let update = ProfileUpdate { full_name, avatar_url, metadata, merge };
     let user = gateway.accounts.update_profile(principal, update).await?;
@@ -118,7 +123,7 @@ pub(super) async fn change_password(
     let (user, sid, ip) = (principal.user.user.id, principal.session.sid, client.ip);
     let new = new_password("new_password", body.new_password)?;
     // Whoever has stolen a token must not guess the password here instead of at the login.
-    let guess = gateway.limits.guess(ip, &Email::parse(&principal.user.user.email)?)?;
+    let guess = gateway.limits.guess(ip, &principal.user.user.email)?;
     guess.wait().await;
     let outcome = gateway.accounts.change_password(&principal, body.current_password, new).await;
     if matches!(outcome, Err(AccountError::InvalidCurrentPassword)) {

@@ -8,8 +8,7 @@ use rust_embed::RustEmbed;
 use crate::problem::Problem;
 
 /// Nothing from elsewhere, no inline script, nobody's frame.
-const CONSOLE_POLICY: &str =
-    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+const CONSOLE_POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 #[derive(RustEmbed)]
 #[folder = "static/"]
@@ -60,7 +59,10 @@ fn etag(hash: &[u8; 32]) -> String {
 /// `If-None-Match` (RFC 9110 section 13.1.2): compared weakly, a list or `*`.
 fn knows(headers: &HeaderMap, etag: &str) -> bool {
     let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == etag)
+    lines
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|known| known == "*" || known.trim_start_matches("W/") == etag)
 }
 
 fn content_type(path: &str) -> String {

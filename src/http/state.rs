@@ -66,8 +66,7 @@ struct Judging {
 impl Gateway {
     pub fn new(state: HttpState, document: bytes::Bytes) -> Self {
         let outcome = |outcome: &'static str| histogram!(AUTH_DURATION, "surface" => "http", "outcome" => outcome);
-        let judging =
-            Judging { good: outcome("good"), denied: outcome("denied"), cannot_tell: outcome("cannot_tell") };
+        let judging = Judging { good: outcome("good"), denied: outcome("denied"), cannot_tell: outcome("cannot_tell") };
         let HttpState { auth, accounts, config, vitals } = state;
         let (origins, limits) = (AllowedOrigins::new(&config.allowed_origins), Limits::new(config.throttling));
         Self { auth, accounts, config, vitals, origins, limits, document, judging }

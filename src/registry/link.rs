@@ -1,0 +1,185 @@
+//! What a socket's task shares with everybody else: its subject, its inbox of pushes, and the one verdict to close.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use time::OffsetDateTime;
+
+use crate::ids::{ConnectionId, Jti, Sid, UserId};
+use crate::protocol::Close;
+
+/// Whose socket it is and by what it was admitted: all that an entry's scope is compared with.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The user.
+    pub user_id: UserId,
+    /// The session.
+    pub sid: Sid,
+    /// The user's epoch that the session belongs to.
+    pub auth_epoch: u64,
+    /// The access token; none for cookies and tickets.
+    pub jti: Option<Jti>,
+    /// The key that signed it.
+    pub kid: Option<Arc<str>>,
+}
+
+/// The verdict to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// What the client is told.
+    pub close: Close,
+    /// Database time of the revocation behind it.
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// One socket as others see it. The lock is held for a few instructions and never while another one is taken.
+pub struct Link {
+    id: ConnectionId,
+    outbox_limit: usize,
+    /// Bytes queued for the client, here and by its task.
+    backlog: AtomicUsize,
+    waker: AtomicWaker,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    subject: Option<Subject>,
+    closing: Option<Closing>,
+    rejudge: bool,
+    // Empty deques own no memory.
+    pushes: VecDeque<Arc<str>>,
+}
+
+impl Link {
+    pub(super) fn new(id: ConnectionId, outbox_limit: usize) -> Self {
+        Self { id, outbox_limit, backlog: AtomicUsize::new(0), waker: AtomicWaker::new(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; and a poisoned link must still close.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection's id.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Passes the verdict. The first one stands: false when there was one already.
+    pub fn close(&self, closing: Closing) -> bool {
+        self.settle(|state| state.closing.is_none().then_some(closing))
+    }
+
+    /// The same for a socket whose subject is concerned.
+    pub(super) fn close_if(&self, closing: Closing, concerned: impl FnOnce(&mut Subject) -> bool) -> bool {
+        self.settle(|state| {
+            let concerned = state.subject.as_mut().is_some_and(concerned);
+            (concerned && state.closing.is_none()).then_some(closing)
+        })
+    }
+
+    fn settle(&self, verdict: impl FnOnce(&mut State) -> Option<Closing>) -> bool {
+        let mut state = self.state();
+        let Some(closing) = verdict(&mut state) else { return false };
+        state.closing = Some(closing);
+        let dropped = std::mem::take(&mut state.pushes);
+        drop(state);
+        drop(dropped);
+        self.waker.wake();
+        true
+    }
+
+    /// The verdict, once there is one.
+    #[must_use]
+    pub fn closing(&self) -> Option<Closing> {
+        self.state().closing
+    }
+
+    /// Queues a push; a client whose backlog is full is closed as slow instead.
+    pub(super) fn push(&self, line: &Arc<str>) -> bool {
+        if self.closing().is_some() {
+            return false;
+        }
+        if !self.reserve(line.len()) {
+            self.close(Closing { close: Close::SLOW, revoked_at: None });
+            return false;
+        }
+        self.state().pushes.push_back(Arc::clone(line));
+        self.waker.wake();
+        true
+    }
+
+    /// Makes room for a message of so many bytes. A single message is taken whatever its size.
+    pub fn reserve(&self, bytes: usize) -> bool {
+        let before = self.backlog.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before == 0 || before.saturating_add(bytes) <= self.outbox_limit;
+        if !fits {
+            self.release(bytes);
+        }
+        fits
+    }
+
+    /// Gives the room back once the message was written.
+    pub fn release(&self, bytes: usize) {
+        self.backlog.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes queued.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Takes the queued pushes; their room stays reserved until they are written.
+    #[must_use]
+    pub fn take_pushes(&self) -> VecDeque<Arc<str>> {
+        std::mem::take(&mut self.state().pushes)
+    }
+
+    /// Whether pushes wait.
+    #[must_use]
+    pub fn has_pushes(&self) -> bool {
+        !self.state().pushes.is_empty()
+    }
+
+    /// Asks the task to look its principal up again.
+    pub fn ask_to_rejudge(&self) {
+        self.state().rejudge = true;
+        self.waker.wake();
+    }
+
+    /// Whether that was asked since the last call.
+    #[must_use]
+    pub fn take_rejudge(&self) -> bool {
+        std::mem::take(&mut self.state().rejudge)
+    }
+
+    /// Has `waker` called upon the next change. Call it before looking at the state, or a change is missed.
+    pub fn register_waker(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    pub(super) fn is_bound(&self) -> bool {
+        self.state().subject.is_some()
+    }
+
+    pub(super) fn set_subject(&self, subject: Subject) -> Option<Subject> {
+        self.state().subject.replace(subject)
+    }
+
+    pub(super) fn clear_subject(&self) -> Option<Subject> {
+        self.state().subject.take()
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("id", &self.id).finish_non_exhaustive()
+    }
+}

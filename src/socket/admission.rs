@@ -1,0 +1,244 @@
+//! Who gets in: from the request for a socket to the task that lives its life.
+//!
+//! The order protects two things. A socket is registered **before** the last look at its credential, so that no
+//! revocation falls between the two; and a ticket is spent after everything else that could refuse it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::upgrade::OnUpgrade;
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use super::handshake::{Offer, Refused};
+use super::wire::{Io, Wire};
+use super::{SocketState, measure};
+use crate::auth::{AuthError, OpenTicket, Principal, Recheck};
+use crate::client_address::client_address;
+use crate::credentials::{self, Credential, CredentialError};
+use crate::problem::Problem;
+use crate::registry::{LimitReached, Registration, Subject};
+
+/// For the judge, all its loads included. Later than that nobody waits for the answer.
+const JUDGING_TIME: Duration = Duration::from_secs(5);
+/// For hyper to hand the connection over: the client must take the head of the 101.
+const UPGRADE_TIME: Duration = Duration::from_secs(10);
+
+/// Where a socket comes from, for the logs.
+#[derive(Clone)]
+pub(super) struct Visitor {
+    pub(super) ip: IpAddr,
+    pub(super) origin: Option<Box<str>>,
+}
+
+impl Visitor {
+    fn of(state: &SocketState, parts: &Parts) -> Self {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
+        let origin = parts.headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into());
+        Self { ip: client_address(peer, &parts.headers, &state.config.trusted_proxies), origin }
+    }
+}
+
+/// Why there is no socket.
+enum Refusal {
+    Handshake(Refused),
+    Unreadable(CredentialError),
+    Judged(AuthError),
+    ForeignOrigin,
+    Limit(LimitReached),
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self::Handshake(refused)
+    }
+}
+
+impl From<CredentialError> for Refusal {
+    fn from(error: CredentialError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        Self::Judged(error)
+    }
+}
+
+impl From<LimitReached> for Refusal {
+    fn from(limit: LimitReached) -> Self {
+        Self::Limit(limit)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Handshake(refused) => refused.into_response(),
+            Self::Unreadable(error) => Problem::from(error).into_response(),
+            Self::Judged(error) => Problem::from(error).into_response(),
+            Self::ForeignOrigin => {
+                let detail = "The session cookie does not open sockets for pages of this origin.";
+                Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail).into_response()
+            }
+            Self::Limit(LimitReached::User) => {
+                let detail = "This user has as many sockets as one may have.";
+                let mut response =
+                    Problem::new(StatusCode::TOO_MANY_REQUESTS, "connection_limit", detail).into_response();
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
+                response
+            }
+            Self::Limit(LimitReached::Node) => {
+                Problem::overloaded("node_full", "This node has as many sockets as it takes.", 5).into_response()
+            }
+            Self::Limit(LimitReached::Draining) => {
+                Problem::overloaded("draining", "This node is about to stop. Another one takes over.", 1)
+                    .into_response()
+            }
+        }
+    }
+}
+
+/// `GET /ws`.
+pub(super) async fn handle(State(state): State<Arc<SocketState>>, request: Request) -> Response {
+    let mut parts = request.into_parts().0;
+    let visitor = Visitor::of(&state, &parts);
+    // Boxed, because the server keeps room for the largest of its handlers in every connection.
+    match Box::pin(admit(&state, &mut parts, &visitor)).await {
+        Ok(response) => {
+            measure::handshake("accepted");
+            response
+        }
+        Err(refusal) => refuse(refusal, &visitor),
+    }
+}
+
+fn refuse(refusal: Refusal, visitor: &Visitor) -> Response {
+    let Visitor { ip, origin } = visitor;
+    let denied = match &refusal {
+        Refusal::Judged(AuthError::Denied(denied)) => Some(*denied),
+        _ => None,
+    };
+    let response = refusal.into_response();
+    let result = match response.status() {
+        StatusCode::UNAUTHORIZED => "unauthorized",
+        StatusCode::FORBIDDEN => "forbidden",
+        StatusCode::TOO_MANY_REQUESTS => "limited",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+        _ => "bad_request",
+    };
+    measure::handshake(result);
+    tracing::info!(%ip, ?origin, result, ?denied, "socket refused");
+    response
+}
+
+async fn admit(state: &Arc<SocketState>, parts: &mut Parts, visitor: &Visitor) -> Result<Response, Refusal> {
+    let offer = Offer::read(parts)?;
+    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(Refused::NoUpgrade)?;
+    if state.draining.is_cancelled() {
+        return Err(LimitReached::Draining.into());
+    }
+    let credential = credentials::explicit(&parts.headers, &offer.query)?;
+    let judging = judge_and_register(state, &parts.headers, credential);
+    let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
+    let response = offer.accept();
+    spawn(
+        Arc::clone(state),
+        upgrade,
+        Admitted { registration, principal, visitor: visitor.clone(), frame_pings: offer.frame_pings },
+    );
+    Ok(response)
+}
+
+async fn judge_and_register(
+    state: &SocketState,
+    headers: &HeaderMap,
+    credential: Option<Credential>,
+) -> Result<(Option<Principal>, Registration), Refusal> {
+    let (principal, ticket) = match credential {
+        Some(Credential::Token(token)) => (Some(timed(state.auth.token(&token)).await?), None),
+        Some(Credential::Ticket(ticket)) => {
+            let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+            let ticket = timed(state.auth.open_ticket(&ticket, origin)).await?;
+            (Some(ticket.principal.clone()), Some(ticket))
+        }
+        None => (by_cookie(state, headers).await?, None),
+    };
+    let Some(mut principal) = principal else { return Ok((None, state.registry.register(None)?)) };
+    if ticket.is_some() {
+        // Whatever the ticket was bought with, the socket stands by the session.
+        principal.token = None;
+    }
+    // What is revoked from here on finds the socket; what was revoked before is seen by the second look.
+    let registration = state.registry.register(Some(Subject::from(&principal)))?;
+    if state.auth.recheck(&principal) == Recheck::Unsure {
+        principal = timed(state.auth.refetch(&principal)).await?;
+    }
+    if let Some(ticket) = ticket {
+        spend(state, &ticket).await?;
+    }
+    state.auth.touch(&principal.session);
+    Ok((Some(principal), registration))
+}
+
+async fn spend(state: &SocketState, ticket: &OpenTicket) -> Result<(), AuthError> {
+    state.auth.spend_ticket(ticket).await
+}
+
+/// The ambient credential. A bad one counts as none; a good one is nothing to a page of a foreign origin.
+async fn by_cookie(state: &SocketState, headers: &HeaderMap) -> Result<Option<Principal>, Refusal> {
+    if !state.config.cookies {
+        return Ok(None);
+    }
+    let Some(secret) = credentials::session_cookie(headers) else { return Ok(None) };
+    let allowed = state.origins.allows(headers);
+    // Before the judge is asked: a foreign page must not learn whether its visitor is logged in.
+    if !allowed && headers.contains_key(header::ORIGIN) {
+        return Err(Refusal::ForeignOrigin);
+    }
+    match timed(state.auth.session_secret(&secret)).await {
+        Ok(_) if !allowed => Err(Refusal::ForeignOrigin),
+        Ok(principal) => Ok(Some(principal)),
+        Err(AuthError::Denied(_)) => Ok(None),
+        Err(AuthError::CannotTell) => Err(AuthError::CannotTell.into()),
+    }
+}
+
+/// Asks the judge and notes how long it took.
+pub(super) async fn timed<T>(judging: impl Future<Output = Result<T, AuthError>>) -> Result<T, AuthError> {
+    let started = Instant::now();
+    let outcome = judging.await;
+    measure::judged(started.elapsed(), outcome.as_ref());
+    outcome
+}
+
+/// What the handshake hands to the socket's task.
+pub(super) struct Admitted {
+    pub(super) registration: Registration,
+    /// None while no credential was shown.
+    pub(super) principal: Option<Principal>,
+    pub(super) visitor: Visitor,
+    pub(super) frame_pings: bool,
+}
+
+/// Two tasks, the second one after the upgrade, so that the socket's task does not keep the room that waiting for the
+/// upgrade needs.
+fn spawn(state: Arc<SocketState>, upgrade: OnUpgrade, admitted: Admitted) {
+    let tasks = state.tasks.clone();
+    tasks.clone().spawn(async move {
+        let Ok(Ok(upgraded)) = timeout(UPGRADE_TIME, upgrade).await else {
+            tracing::debug!("the client left before the upgrade");
+            return;
+        };
+        let (io, already_read) = Io::from_upgraded(upgraded);
+        let wire = Wire::new(io, already_read, state.config.max_message_bytes).await;
+        tasks.spawn(Connection::new(state, wire, admitted).run());
+    });
+}

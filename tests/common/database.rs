@@ -1,0 +1,63 @@
+//! The gateway's database as an operator with a SQL prompt sees it.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+/// Where the nodes of a stage keep their data.
+#[derive(Clone)]
+pub enum Database {
+    /// A Postgres URL.
+    Postgres(String),
+    /// The DATA_DIR that holds the embedded database.
+    Embedded(PathBuf),
+}
+
+impl Database {
+    /// A hand-written UPDATE that disables a user.
+    pub async fn disable(&self, email: &str) {
+        self.update(
+            "UPDATE users SET disabled_at = now() WHERE email = $1",
+            "UPDATE users SET disabled_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) WHERE email = $1",
+            email,
+        )
+        .await;
+    }
+
+    /// A hand-written UPDATE that ends every session of a user.
+    pub async fn raise_epoch(&self, email: &str) {
+        const RAISE: &str = "UPDATE users SET auth_epoch = auth_epoch + 1 WHERE email = $1";
+        self.update(RAISE, RAISE, email).await;
+    }
+
+    async fn update(&self, postgres: &'static str, sqlite: &'static str, email: &str) {
+        let rows = match self {
+            Self::Postgres(url) => {
+                let mut connection = PgConnection::connect(url).await.expect("connect to Postgres");
+                sqlx::query(postgres).bind(email).execute(&mut connection).await.expect("update").rows_affected()
+            }
+            Self::Embedded(folder) => {
+                let options = SqliteConnectOptions::new().filename(sqlite_file(folder));
+                let mut connection =
+                    options.busy_timeout(Duration::from_secs(10)).connect().await.expect("open the database");
+                sqlx::query(sqlite).bind(email).execute(&mut connection).await.expect("update").rows_affected()
+            }
+        };
+        assert_eq!(rows, 1, "the UPDATE should have met exactly {email}");
+    }
+}
+
+/// The file in the folder that begins as SQLite files do.
+fn sqlite_file(folder: &Path) -> PathBuf {
+    let mut files = std::fs::read_dir(folder).expect("read DATA_DIR").filter_map(|entry| Some(entry.ok()?.path()));
+    files
+        .find(|path| {
+            let mut start = [0; 16];
+            let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+            read.is_ok() && &start == b"SQLite format 3\0"
+        })
+        .unwrap_or_else(|| panic!("no SQLite database in {}", folder.display()))
+}

@@ -1,0 +1,10 @@
+//! Every REST endpoint of the contract, its good and its bad paths, on both stages.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accounts;
+mod operators;
+mod profile;
+mod sessions;
+mod tokens;
