@@ -239,8 +239,12 @@ mod tests {
     fn a_read_may_be_a_link_from_elsewhere_but_no_foreign_script() {
         let allowed = AllowedOrigins::new(&["https://app.example".into()]);
         assert!(allowed.allows_cookie_read(&headers(&[])));
-        assert!(allowed.allows_cookie_read(&headers(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")])));
-        assert!(!allowed.allows_cookie_read(&headers(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")])));
+        assert!(
+            allowed.allows_cookie_read(&headers(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]))
+        );
+        assert!(
+            !allowed.allows_cookie_read(&headers(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")]))
+        );
         assert!(!allowed.allows_cookie_read(&headers(&[("origin", "https://evil.example")])));
     }
 }

@@ -161,14 +161,13 @@ impl From<AccountError> for Problem {
         match error {
             AccountError::NotAllowed(refused) => refused.into(),
             AccountError::EmailTaken => {
-                Self::new(StatusCode::CONFLICT, "email_taken", "There is an account with this e-mail address.").about("email")
+                Self::new(StatusCode::CONFLICT, "email_taken", "There is an account with this e-mail address.")
+                    .about("email")
             }
             AccountError::InvalidCredentials => {
                 Self::unauthorized("invalid_credentials", "The e-mail address or the password is wrong.")
             }
-            AccountError::Disabled => {
-                Self::new(StatusCode::FORBIDDEN, "account_disabled", "The account is disabled.")
-            }
+            AccountError::Disabled => Self::new(StatusCode::FORBIDDEN, "account_disabled", "The account is disabled."),
             // Not a 401: that would log the page out.
             AccountError::InvalidCurrentPassword => {
                 let detail = "The current password is wrong.";
@@ -274,6 +273,9 @@ mod tests {
         let (response, _) = shown(AuthError::Denied(Denied::Expired).into()).await;
         assert_eq!(response.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
         let (response, _) = shown(AccountError::InvalidCredentials.into()).await;
-        assert_eq!((response.status().as_u16(), &response.headers()["www-authenticate"]), (401, &HeaderValue::from_static("Bearer")));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["www-authenticate"]),
+            (401, &HeaderValue::from_static("Bearer"))
+        );
     }
 }
