@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::clock::BootInstant;
 use crate::freshness::Freshness;
 use crate::http::health::{DatabaseHealth, HealthReport, NodeHealth, PoolHealth, RedisHealth};
-use crate::http::Vitals;
+use crate::http::state::Vitals;
 use crate::ids::NodeId;
 use crate::registry::Registry;
 use crate::store::Store;
