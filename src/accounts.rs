@@ -1,13 +1,32 @@
 //! What users do with their account: sign up, log in, come back, change things, leave. Shared by REST and socket RPC.
 //!
-//! Sits above `auth`, `revocation` and `store`; knows neither HTTP nor frames.
+//! Sits above `auth`, `revocation` and `store`; knows neither HTTP nor frames. Whoever needs a [`Principal`] had it
+//! judged before; here it is acted for.
 
+mod error;
+mod input;
+
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::auth::Principal;
-use crate::store::{Device, StoreError};
+use crate::auth::{Auth, AuthError, Denied, IssuedToken, Principal, TokenClaims};
+use crate::config::Config;
+use crate::ids::Sid;
+use crate::password::Passwords;
+use crate::revocation::Revoker;
+use crate::secret::{Password, SessionSecret};
+use crate::store::{
+    Device, ListedToken, LoginRow, NewSession, NewUser, PasswordOutcome, ProfileOutcome, SessionRead, SessionRecord,
+    SignupOutcome, Store, StoreError, User,
+};
+pub use error::{AccountError, NotAllowed};
+pub use input::{Email, ProfileUpdate, new_password};
+
+/// How often a login whose user moved on in the meantime looks again. Each time costs one read.
+const LOGIN_ATTEMPTS: usize = 3;
 
 /// One row of the device list.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -35,16 +54,270 @@ pub struct LoggedOutEverywhere {
     pub nodes_live: Option<u64>,
 }
 
+/// Where somebody logs in from, as the device list will show it.
+#[derive(Clone, Debug, Default)]
+pub struct LoginDevice {
+    /// The name the client gave it.
+    pub name: Option<String>,
+    /// `User-Agent`.
+    pub user_agent: Option<String>,
+    /// The client's address.
+    pub ip: Option<IpAddr>,
+}
+
+/// Somebody is in: what the login answer is made of.
+#[derive(Clone, Debug)]
+pub struct LoggedIn {
+    /// A fresh access token.
+    pub token: IssuedToken,
+    /// The user.
+    pub user: User,
+    /// The session.
+    pub session: SessionRecord,
+    /// The session's secret.
+    pub secret: SessionSecret,
+}
+
+/// A new account.
+#[derive(Clone, Debug)]
+pub struct Signup {
+    /// The address.
+    pub email: Email,
+    /// The password, checked by [`new_password`].
+    pub password: Password,
+    /// Display name.
+    pub full_name: Option<String>,
+}
+
 /// The account service.
 #[derive(Clone)]
-pub struct Accounts(());
+pub struct Accounts {
+    store: Store,
+    auth: Auth,
+    revoker: Revoker,
+    passwords: Passwords,
+    config: Arc<Config>,
+}
 
-#[allow(unused_variables, clippy::todo)]
 impl Accounts {
+    /// Joins the parts.
+    #[must_use]
+    pub fn new(store: Store, auth: Auth, revoker: Revoker, passwords: Passwords, config: Arc<Config>) -> Self {
+        Self { store, auth, revoker, passwords, config }
+    }
+
+    /// Makes an account and logs it in. `None` when enumeration defence keeps silent about whether it is new.
+    ///
+    /// # Errors
+    /// [`AccountError::EmailTaken`], or what [`AccountError`] says of values and trouble.
+    pub async fn sign_up(&self, signup: Signup, device: LoginDevice) -> Result<Option<LoggedIn>, AccountError> {
+        let full_name = input::full_name(signup.full_name)?;
+        let device = input::login_device(device)?;
+        // Hashed before anybody looks whether the address is taken: both take the same time.
+        let password_hash = self.passwords.hash(signup.password).await?;
+        let user = NewUser { email: signup.email.into_string(), password_hash, full_name };
+        if self.config.enumeration_defence {
+            self.store.sign_up(user, None).await?;
+            return Ok(None);
+        }
+        let secret = SessionSecret::random();
+        match self.store.sign_up(user, Some(self.new_session(&secret, device))).await? {
+            SignupOutcome::Created { session: Some(read), .. } => Ok(Some(self.logged_in(read.value, secret))),
+            SignupOutcome::Created { session: None, .. } => {
+                Err(StoreError::Corrupt("a signup came back without its session".into()).into())
+            }
+            SignupOutcome::EmailTaken => Err(AccountError::EmailTaken),
+        }
+    }
+
+    /// Begins a session. An unknown address and a wrong password take the same work and get the same answer.
+    ///
+    /// # Errors
+    /// [`AccountError::InvalidCredentials`]; [`AccountError::Disabled`] only after the right password.
+    pub async fn log_in(
+        &self,
+        email: &Email,
+        password: Password,
+        device: LoginDevice,
+    ) -> Result<LoggedIn, AccountError> {
+        let device = input::login_device(device)?;
+        let row = self.store.login_row(email.as_str()).await?;
+        let hash = row.as_ref().map(|row| row.password_hash.clone());
+        let right = self.passwords.verify(password, hash).await?;
+        match row {
+            Some(row) if right => self.begin_session(row, device).await,
+            _ => Err(AccountError::InvalidCredentials),
+        }
+    }
+
+    /// Inserts the session under the epoch that was read **before** the password was hashed, so that a login that
+    /// waited for its hash while the password changed does not slip in.
+    async fn begin_session(&self, mut row: LoginRow, device: LoginDevice) -> Result<LoggedIn, AccountError> {
+        for _ in 0..LOGIN_ATTEMPTS {
+            if row.disabled {
+                return Err(AccountError::Disabled);
+            }
+            let secret = SessionSecret::random();
+            let session = self.new_session(&secret, device.clone());
+            if let Some(read) = self.store.insert_session(row.user_id, row.auth_epoch, session).await? {
+                return Ok(self.logged_in(read.value, secret));
+            }
+            // The user moved on. A logout everywhere ends older sessions and not this one; a new password does.
+            let again = self.store.login_row_by_id(row.user_id).await?;
+            row = again
+                .filter(|again| again.password_hash == row.password_hash)
+                .ok_or(AccountError::InvalidCredentials)?;
+        }
+        Err(StoreError::Unavailable("the user's epoch kept moving during a login".into()).into())
+    }
+
+    /// A new access token for whoever holds a session's secret.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn come_back(&self, secret: SessionSecret) -> Result<LoggedIn, AuthError> {
+        let principal = self.auth.session_secret(&secret).await?;
+        self.auth.touch(&principal.session);
+        let token = self.auth.issue_token(&principal.session);
+        let session = SessionRecord::clone(&principal.session);
+        Ok(LoggedIn { token, user: principal.user.user.clone(), session, secret })
+    }
+
     /// The caller's live sessions.
-    pub async fn devices(&self, principal: &Principal) -> Result<Vec<DeviceEntry>, StoreError> { todo!() }
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn devices(&self, principal: &Principal) -> Result<Vec<DeviceEntry>, StoreError> {
+        let devices = self.store.devices(principal.user.user.id).await?;
+        let own = principal.session.sid;
+        Ok(devices.into_iter().map(|device| DeviceEntry { current: device.sid == own, device }).collect())
+    }
+
     /// Logs the caller's session out (4500) and lists its token.
-    pub async fn log_out(&self, principal: &Principal) -> Result<(), StoreError> { todo!() }
+    ///
+    /// # Errors
+    /// [`StoreError`]; it may have taken effect, and repeating it is safe. So for everything that ends something.
+    pub async fn log_out(&self, principal: &Principal) -> Result<(), StoreError> {
+        let token = principal.token.as_deref().map(listed);
+        self.revoker.log_out(principal.session.sid, principal.session.user_id, token).await.map(drop)
+    }
+
+    /// Logs out the session of a token whose signature is good, also when it has expired. What has already ended is
+    /// no error.
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn log_out_by_token(&self, claims: &TokenClaims) -> Result<(), StoreError> {
+        // Past its life there is nothing left to list.
+        let alive = claims.expires_at.saturating_add(self.leeway_seconds()) >= self.auth.now_unix();
+        self.revoker.log_out(claims.sid, claims.user_id, alive.then(|| listed(claims))).await.map(drop)
+    }
+
+    /// Logs out the session of this secret. A secret that opens nothing (any more) is no error.
+    ///
+    /// # Errors
+    /// [`AccountError::CannotTell`] or [`AccountError::Store`].
+    pub async fn log_out_by_secret(&self, secret: &SessionSecret) -> Result<(), AccountError> {
+        match self.auth.session_secret(secret).await {
+            Ok(principal) => Ok(self.log_out(&principal).await?),
+            Err(AuthError::Denied(_)) => Ok(()),
+            Err(AuthError::CannotTell) => Err(AccountError::CannotTell),
+        }
+    }
+
     /// Ends every session of the caller (4501).
-    pub async fn log_out_everywhere(&self, principal: &Principal, wait: Option<Duration>) -> Result<LoggedOutEverywhere, StoreError> { todo!() }
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn log_out_everywhere(
+        &self,
+        principal: &Principal,
+        wait: Option<Duration>,
+    ) -> Result<LoggedOutEverywhere, StoreError> {
+        let (revoked, confirmation) = self.revoker.log_out_everywhere(principal.user.user.id, wait).await?;
+        Ok(LoggedOutEverywhere {
+            sessions_revoked: revoked.sessions,
+            sockets_closed: confirmation.map(|seen| seen.sockets_closed),
+            nodes_confirmed: confirmation.map(|seen| seen.nodes_confirmed),
+            nodes_live: confirmation.map(|seen| seen.nodes_live),
+        })
+    }
+
+    /// Ends one of the caller's sessions (4502); their own is a logout (4500). False when it is not theirs, or over.
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn end_session(&self, principal: &Principal, sid: Sid) -> Result<bool, StoreError> {
+        if sid == principal.session.sid {
+            return self.log_out(principal).await.map(|()| true);
+        }
+        let revoked = self.revoker.end_session(sid, principal.user.user.id).await?;
+        Ok(revoked.sessions > 0)
+    }
+
+    /// Changes the caller's profile; the user as of this change.
+    ///
+    /// # Errors
+    /// [`AccountError::NotAllowed`] for values, or trouble.
+    pub async fn update_profile(&self, principal: &Principal, update: ProfileUpdate) -> Result<User, AccountError> {
+        let change = update.into_change()?;
+        match self.revoker.update_profile(principal.user.user.id, change).await? {
+            ProfileOutcome::Updated { user, .. } => Ok(user.user),
+            ProfileOutcome::MetadataTooLarge => Err(input::metadata_too_large().into()),
+            ProfileOutcome::NotFound => Err(AccountError::Denied(Denied::Unknown)),
+        }
+    }
+
+    /// Changes the caller's password. Every other session of theirs ends (4504).
+    ///
+    /// # Errors
+    /// [`AccountError::InvalidCurrentPassword`], or trouble.
+    pub async fn change_password(
+        &self,
+        principal: &Principal,
+        current: Password,
+        new: Password,
+    ) -> Result<(), AccountError> {
+        let user_id = principal.user.user.id;
+        let row = self.store.login_row_by_id(user_id).await?.ok_or(AccountError::Denied(Denied::Unknown))?;
+        if !self.passwords.verify(current, Some(row.password_hash.clone())).await? {
+            return Err(AccountError::InvalidCurrentPassword);
+        }
+        let new_hash = self.passwords.hash(new).await?;
+        // Two hashes may have waited long: a session that was ended meanwhile must not set a password.
+        let principal = self.auth.refetch(principal).await?;
+        let keep = principal.session.sid;
+        match self.revoker.change_password(user_id, keep, &row.password_hash, &new_hash).await? {
+            PasswordOutcome::Changed { .. } => Ok(()),
+            // Somebody changed it in between: what was verified is the current one no more.
+            PasswordOutcome::Superseded => Err(AccountError::InvalidCurrentPassword),
+        }
+    }
+
+    fn logged_in(&self, read: SessionRead, secret: SessionSecret) -> LoggedIn {
+        let token = self.auth.issue_token(&read.session);
+        LoggedIn { token, user: read.user.user, session: read.session, secret }
+    }
+
+    fn new_session(&self, secret: &SessionSecret, device: LoginDevice) -> NewSession {
+        NewSession {
+            sid: Sid::random(),
+            secret_hash: secret.hash(),
+            device_name: device.name,
+            user_agent: device.user_agent,
+            ip: device.ip,
+            ttl: self.config.session_ttl,
+            max_age: self.config.session_max_age,
+        }
+    }
+
+    fn leeway_seconds(&self) -> i64 {
+        i64::try_from(self.config.token_leeway.as_secs()).unwrap_or(i64::MAX)
+    }
+}
+
+fn listed(claims: &TokenClaims) -> ListedToken {
+    let expires_at =
+        time::OffsetDateTime::from_unix_timestamp(claims.expires_at).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    ListedToken { jti: claims.jti, sid: claims.sid, user_id: claims.user_id, expires_at }
 }

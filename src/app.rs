@@ -1,7 +1,7 @@
 //! The only place where the parts are joined. Holds no decisions of its own.
 
 mod duties;
-mod health;
+mod vitals;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::bus::Bus;
 use crate::cache::{Cache, CacheParts};
 use crate::clock::{BootInstant, DatabaseClock};
 use crate::config::Config;
+use crate::entry::PublicKey;
 use crate::freshness::Freshness;
 use crate::http::{self, HttpState};
 use crate::ids::NodeId;
@@ -37,6 +38,7 @@ use crate::telemetry::Exporter;
 use crate::token::TokenFormat;
 use crate::token::keys::{Algorithm, KeySet, SigningKey};
 use duties::Duties;
+use vitals::NodeVitals;
 
 /// `statement_timeout` of ordinary transactions.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +72,7 @@ pub struct App {
     draining: CancellationToken,
     tasks: TaskTracker,
     duties: Duties,
-    kid: Option<String>,
+    public_key: Option<PublicKey>,
     notes: Vec<String>,
 }
 
@@ -88,7 +90,9 @@ impl App {
         let deployment = store.deployment().await.context("failed to read the deployment's id")?;
         let record_key = config.decoded_record_key().unwrap_or(deployment.record_key);
         let sealer = Arc::new(Sealer::new(&record_key)?);
-        sealer.seal(Purpose::Ticket, b"probe", Vec::new()).map_err(|_| anyhow::anyhow!("the record key does not seal"))?;
+        sealer
+            .seal(Purpose::Ticket, b"probe", Vec::new())
+            .map_err(|_| anyhow::anyhow!("the record key does not seal"))?;
         let signing_key = signing_key(&config, &mut notes)?;
         let node = NodeId::random();
         let freshness = Arc::new(Freshness::new());
@@ -123,17 +127,16 @@ impl App {
             tasks: tasks.clone(),
         });
         duties.start("announcements", announcer);
-        let bus = link.map(|link| Arc::new(Bus::new(link, sealer.clone(), deployment.id)));
+        let bus = link.map(|link| Arc::new(Bus::new(node, link, sealer.clone(), deployment.id)));
         // The order protects the promise: subscribe, read the whole retained log, then open the listener.
         if let Some(bus) = &bus {
-            duties.listen_to(bus.clone(), applier.clone()).await;
+            duties.listen_to(bus.clone(), applier.clone(), freshness.clone()).await;
         }
         let public = signing_key.public();
-        let kid = public.as_ref().map(|key| key.kid.clone());
         if let Some(key) = &public {
             store.register_key(key).await.context("failed to register the signing key")?;
         }
-        duties.follow(&store, applier.clone(), clock.clone()).await?;
+        duties.follow(&store, applier.clone(), bus.clone(), clock.clone()).await?;
 
         let revoker = Revoker::new(store.clone(), applier, bus.clone(), tasks.clone());
         let last_seen = Arc::new(LastSeen::new(clock.clone(), config.session_ttl, config.local_cache_sessions));
@@ -172,7 +175,7 @@ impl App {
             draining: CancellationToken::new(),
             tasks,
             duties,
-            kid,
+            public_key: public,
             notes,
         };
         app.start_duties();
@@ -222,6 +225,9 @@ impl App {
             tracing::warn!("cut what was still running");
         }
         self.last_seen.flush(&self.store, &self.cache).await;
+        if let Some(bus) = &self.bus {
+            bus.say_farewell().await;
+        }
         if let Err(error) = self.store.forget_node(self.node).await {
             tracing::debug!(%error, "failed to sign off");
         }
@@ -233,13 +239,12 @@ impl App {
     }
 
     fn router(&self) -> Router {
-        let origins = AllowedOrigins::new(&self.config.allowed_origins);
         let sockets = socket::router(SocketState {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             registry: self.registry.clone(),
             config: self.config.clone(),
-            origins: origins.clone(),
+            origins: AllowedOrigins::new(&self.config.allowed_origins),
             clock: self.clock.clone(),
             draining: self.draining.clone(),
             tasks: self.tasks.clone(),
@@ -248,16 +253,7 @@ impl App {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             config: self.config.clone(),
-            origins,
-            health: self.health(),
-            jwks: {
-                let keys = self.keys.clone();
-                Arc::new(move || keys.jwks())
-            },
-            metrics: {
-                let exporter = self.exporter.clone();
-                Arc::new(move || exporter.render())
-            },
+            vitals: Arc::new(NodeVitals::of(self)),
         })
         .merge(sockets)
     }
@@ -291,7 +287,9 @@ async fn open_store(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<
     };
     match (store.kind(), applied) {
         ("sqlite", 0) => notes.push(format!("database   {}", config.data_dir.join("portcullis.db").display())),
-        ("sqlite", _) => notes.push(format!("database   {} (new or migrated)", config.data_dir.join("portcullis.db").display())),
+        ("sqlite", _) => {
+            notes.push(format!("database   {} (new or migrated)", config.data_dir.join("portcullis.db").display()))
+        }
         (kind, 0) => notes.push(format!("database   {kind}")),
         (kind, applied) => notes.push(format!("database   {kind}, {applied} migrations applied")),
     }
@@ -310,7 +308,8 @@ fn signing_key(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<Signi
         };
     }
     let path = config.data_dir.join(format!("signing-key-{}.pem", algorithm.as_str().to_lowercase()));
-    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("failed to make {}", config.data_dir.display()))?;
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("failed to make {}", config.data_dir.display()))?;
     let (key, made) = SigningKey::load_or_create(&path, algorithm)?;
     notes.push(format!("keys       {}{}", path.display(), if made { " (made just now)" } else { "" }));
     Ok(key)

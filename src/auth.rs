@@ -209,7 +209,8 @@ impl Auth {
         let token = token::sign(&self.parts.format, &self.parts.signing_key, &claims, now)
             .expect("the key has signed a probe at the start");
         let key = self.parts.signing_key.verifying();
-        self.verified.insert(SecretHash::of(token.expose().as_bytes()), Arc::new(Verified { claims: claims.clone(), key }));
+        self.verified
+            .insert(SecretHash::of(token.expose().as_bytes()), Arc::new(Verified { claims: claims.clone(), key }));
         IssuedToken { token, expires_in: u64::try_from(expires_at - now).unwrap_or(0), claims }
     }
 

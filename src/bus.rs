@@ -1,55 +1,131 @@
 //! Log entries between nodes, through Redis pub/sub: the fast carrier. What it loses the log's tail brings.
 //!
-//! Messages are sealed, so that whoever reaches Redis can neither read nor forge them.
+//! Besides entries it carries beats, from which the [`lease`] follows: the proof that caches may answer while the
+//! database is away. Messages are sealed, so that whoever reaches Redis can neither read nor forge them.
 
-use std::sync::Arc;
+mod lease;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 
+use crate::clock::BootInstant;
 use crate::entry::LogEntry;
-use crate::ids::DeploymentId;
+use crate::ids::{DeploymentId, NodeId};
 use crate::redis_link::{RedisAway, RedisLink};
 use crate::seal::{Purpose, Sealer};
+use lease::{Beat, Lease};
 
-/// How often every node says something, so that a dead subscription is told from a quiet one.
-pub const HELLO_EVERY: Duration = Duration::from_secs(1);
+/// How often every node beats.
+pub const BEAT_EVERY: Duration = Duration::from_millis(200);
 
-/// Silence after which a subscription counts as dead.
-const SILENCE: Duration = Duration::from_secs(3);
+/// Silence after which a subscription counts as dead: not even this node's own beats came back.
+const SILENCE: Duration = Duration::from_secs(2);
 
 const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
+/// Entries in one message.
+const MESSAGE_ENTRIES: usize = 500;
+
+/// What the bus brings.
+#[derive(Debug)]
+pub enum Heard {
+    /// Entries to apply.
+    Entries(Vec<LogEntry>),
+    /// Everything that was answered before this instant has been delivered.
+    Horizon(BootInstant),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Message {
+    Entries { node: NodeId, entries: Vec<LogEntry> },
+    Beat(Beat),
+    Farewell { node: NodeId },
+}
+
 /// The channel all nodes of a deployment share.
 pub struct Bus {
+    node: NodeId,
     link: Arc<RedisLink>,
     sealer: Arc<Sealer>,
     channel: String,
     subscribed: AtomicBool,
+    lease: Mutex<Lease>,
+    /// Held while a beat is on its way, so that none overtakes an announcement.
+    beating: tokio::sync::Mutex<()>,
 }
+
+/// A message that every beat counts by now. Publish it, or everybody's lease waits for it in vain.
+#[must_use]
+pub struct Announced<'a>(&'a Bus);
 
 impl Bus {
     /// The bus of this deployment.
     #[must_use]
-    pub fn new(link: Arc<RedisLink>, sealer: Arc<Sealer>, deployment: DeploymentId) -> Self {
-        let channel = format!("portcullis:{}:log", deployment.0.simple());
-        Self { link, sealer, channel, subscribed: AtomicBool::new(false) }
+    pub fn new(node: NodeId, link: Arc<RedisLink>, sealer: Arc<Sealer>, deployment: DeploymentId) -> Self {
+        Self {
+            node,
+            link,
+            sealer,
+            channel: format!("portcullis:{}:log", deployment.0.simple()),
+            subscribed: AtomicBool::new(false),
+            lease: Mutex::new(Lease::new(node)),
+            beating: tokio::sync::Mutex::new(()),
+        }
     }
 
-    /// Sends entries to every node, this one included. An empty slice is a hello.
-    ///
-    /// `PUBLISH` stands alone, never in one script or MULTI with a write that can fail.
+    /// Announces a message. Before the transaction behind it may commit.
+    pub async fn announce(&self) -> Announced<'_> {
+        let _no_beat_under_way = self.beating.lock().await;
+        self.lease().announce();
+        Announced(self)
+    }
+
+    /// Announces and publishes entries whose transactions have committed long ago.
     ///
     /// # Errors
-    /// [`RedisAway`]: the tail will carry them.
-    pub async fn publish(&self, entries: &[LogEntry]) -> Result<(), RedisAway> {
-        let plain = serde_json::to_vec(entries).map_err(|_| RedisAway)?;
-        let sealed = self.sealer.seal(Purpose::Bus, self.channel.as_bytes(), plain).map_err(|_| RedisAway)?;
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("PUBLISH").arg(&self.channel).arg(sealed).ignore();
-        self.link.run(&pipeline).await
+    /// [`RedisAway`].
+    pub async fn pass_on(&self, entries: &[LogEntry]) -> Result<(), RedisAway> {
+        for chunk in entries.chunks(MESSAGE_ENTRIES) {
+            self.announce().await.publish(chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a sign of life.
+    ///
+    /// # Errors
+    /// [`RedisAway`]: the lease runs out.
+    pub async fn beat(&self) -> Result<(), RedisAway> {
+        let _not_while_announcing = self.beating.lock().await;
+        let beat = self.lease().beat(BootInstant::now());
+        self.send(&Message::Beat(beat)).await
+    }
+
+    /// Says that no revocation will come from this node any more.
+    pub async fn say_farewell(&self) {
+        // Whoever does not hear it finds out from the database.
+        let _ = self.send(&Message::Farewell { node: self.node }).await;
+    }
+
+    /// A complete log read, sent at `sent_at`, has been applied.
+    pub fn log_read(&self, sent_at: BootInstant) {
+        self.lease().log_read(sent_at);
+    }
+
+    /// Peers that hold the lease back by their silence.
+    #[must_use]
+    pub fn silent_peers(&self) -> Vec<NodeId> {
+        self.lease().silent(BootInstant::now())
+    }
+
+    /// The database says that this peer is dead.
+    pub fn forget_peer(&self, node: NodeId) {
+        self.lease().forget(node);
     }
 
     /// Whether something was heard lately.
@@ -59,18 +135,22 @@ impl Bus {
     }
 
     /// Subscribes and hands over what comes, for ever; reconnects when the connection breaks or falls silent.
-    pub async fn listen(&self, deliver: impl Fn(Vec<LogEntry>)) {
+    pub async fn listen(&self, deliver: impl Fn(Heard)) {
         loop {
+            self.lease().start_over();
             let outcome = self.listen_once(&deliver).await;
             if self.subscribed.swap(false, Ordering::Relaxed) {
-                tracing::warn!(reason = outcome, "the subscription broke; the log's tail carries revocations meanwhile");
+                tracing::warn!(
+                    reason = outcome,
+                    "the subscription broke; the log's tail carries revocations meanwhile"
+                );
             }
             tokio::time::sleep(RECONNECT_AFTER).await;
         }
     }
 
     /// One subscription's life; returns why it ended.
-    async fn listen_once(&self, deliver: &impl Fn(Vec<LogEntry>)) -> &'static str {
+    async fn listen_once(&self, deliver: &impl Fn(Heard)) -> &'static str {
         let subscribe = async {
             let mut subscription = self.link.client().get_async_pubsub().await?;
             subscription.subscribe(&self.channel).await?;
@@ -82,26 +162,59 @@ impl Bus {
         let mut messages = subscription.into_on_message();
         loop {
             match tokio::time::timeout(SILENCE, messages.next()).await {
-                Err(_) => return "nothing was heard, not even this node's own hello",
+                Err(_) => return "nothing was heard, not even this node's own beats",
                 Ok(None) => return "the connection was closed",
-                Ok(Some(message)) => {
-                    let Some(entries) = self.open(message.get_payload_bytes()) else {
-                        tracing::warn!("ignored a message on the bus that no node of this deployment has sealed");
-                        continue;
-                    };
-                    if !self.subscribed.swap(true, Ordering::Relaxed) {
-                        tracing::info!("subscribed to the bus");
-                    }
-                    if !entries.is_empty() {
-                        deliver(entries);
-                    }
-                }
+                Ok(Some(message)) => match self.open(message.get_payload_bytes()) {
+                    Some(message) => self.hear(message, deliver),
+                    None => tracing::warn!("ignored a message on the bus that no node of this deployment has sealed"),
+                },
             }
         }
     }
 
-    fn open(&self, sealed: &[u8]) -> Option<Vec<LogEntry>> {
+    fn hear(&self, message: Message, deliver: &impl Fn(Heard)) {
+        if !self.subscribed.swap(true, Ordering::Relaxed) {
+            tracing::info!("subscribed to the bus");
+        }
+        match message {
+            Message::Entries { node, entries } => {
+                deliver(Heard::Entries(entries));
+                // Only now: what counts as received has been applied.
+                self.lease().received(node);
+            }
+            Message::Beat(beat) => {
+                let horizon = self.lease().heard(&beat, BootInstant::now());
+                horizon.into_iter().for_each(|instant| deliver(Heard::Horizon(instant)));
+            }
+            Message::Farewell { node } => self.lease().forget(node),
+        }
+    }
+
+    /// `PUBLISH` stands alone, never in one script or MULTI with a write that can fail.
+    async fn send(&self, message: &Message) -> Result<(), RedisAway> {
+        let plain = serde_json::to_vec(message).map_err(|_| RedisAway)?;
+        let sealed = self.sealer.seal(Purpose::Bus, self.channel.as_bytes(), plain).map_err(|_| RedisAway)?;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("PUBLISH").arg(&self.channel).arg(sealed).ignore();
+        self.link.run(&pipeline).await
+    }
+
+    fn open(&self, sealed: &[u8]) -> Option<Message> {
         let plain = self.sealer.open(Purpose::Bus, self.channel.as_bytes(), sealed)?;
         serde_json::from_slice(&plain).ok()
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Announced<'_> {
+    /// Sends the entries to every node, this one included; none when the transaction came to nothing.
+    ///
+    /// # Errors
+    /// [`RedisAway`]: the log's tail will carry them, and no lease is had until it has.
+    pub async fn publish(self, entries: &[LogEntry]) -> Result<(), RedisAway> {
+        self.0.send(&Message::Entries { node: self.0.node, entries: entries.to_vec() }).await
     }
 }

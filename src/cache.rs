@@ -24,8 +24,8 @@ use crate::seal::Sealer;
 use crate::secret::SecretHash;
 use crate::store::{Read, SessionRead, SessionRecord, Store, StoreError, UserRecord};
 use batch::{Answers, BatchLimits, Batcher};
-pub use local::Peek;
 use local::Local;
+pub use local::Peek;
 use redis_tier::{RedisAnswer, RedisTier};
 
 /// Reads of one statement that a caller is given before the answer is *cannot tell*: each was overtaken by a
@@ -124,17 +124,20 @@ impl Cache {
             Arc::new(tier)
         });
         let from_redis = redis.clone().map(|tier| {
-            let (batcher, workers) = Batcher::new(REDIS_LIMITS, move |keys, answers| look_up(tier.clone(), keys, answers));
+            let (batcher, workers) =
+                Batcher::new(REDIS_LIMITS, move |keys, answers| look_up(tier.clone(), keys, answers));
             tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
             batcher
         });
         let owners_from_redis = redis.clone().map(|tier| {
-            let (batcher, workers) = Batcher::new(REDIS_LIMITS, move |keys, answers| look_up_owners(tier.clone(), keys, answers));
+            let (batcher, workers) =
+                Batcher::new(REDIS_LIMITS, move |keys, answers| look_up_owners(tier.clone(), keys, answers));
             tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
             batcher
         });
         let store = parts.store.clone();
-        let (from_database, workers) = Batcher::new(DATABASE_LIMITS, move |keys, answers| load(store.clone(), keys, answers));
+        let (from_database, workers) =
+            Batcher::new(DATABASE_LIMITS, move |keys, answers| load(store.clone(), keys, answers));
         tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
         let store = parts.store;
         let (from_database_by_secret, workers) =
@@ -377,7 +380,8 @@ const REDIS_LIMITS: BatchLimits =
     BatchLimits { keys: 128, at_once: 2, waiting: 50_000, wait: Duration::from_millis(500) };
 
 /// One batch by id and one by secret: at most two connections of the pool serve misses.
-const DATABASE_LIMITS: BatchLimits = BatchLimits { keys: 500, at_once: 1, waiting: 20_000, wait: Duration::from_secs(5) };
+const DATABASE_LIMITS: BatchLimits =
+    BatchLimits { keys: 500, at_once: 1, waiting: 20_000, wait: Duration::from_secs(5) };
 
 async fn look_up(tier: Arc<RedisTier>, keys: Vec<(Sid, UserId)>, mut answers: Answers<(Sid, UserId), RedisAnswer>) {
     if let Ok(found) = tier.sessions(&keys).await {
@@ -385,7 +389,11 @@ async fn look_up(tier: Arc<RedisTier>, keys: Vec<(Sid, UserId)>, mut answers: An
     }
 }
 
-async fn look_up_owners(tier: Arc<RedisTier>, keys: Vec<SecretHash>, mut answers: Answers<SecretHash, Option<(Sid, UserId)>>) {
+async fn look_up_owners(
+    tier: Arc<RedisTier>,
+    keys: Vec<SecretHash>,
+    mut answers: Answers<SecretHash, Option<(Sid, UserId)>>,
+) {
     if let Ok(found) = tier.owners(&keys).await {
         keys.into_iter().zip(found).for_each(|(key, owner)| answers.give(key, owner));
     }

@@ -46,7 +46,9 @@ pub enum CredentialError {
     #[error("The request carries two credentials that differ.")]
     Conflicting,
     /// `?token=`: query strings end up in logs.
-    #[error("A token must not be sent in the query string. Use the Authorization header, the connect command or a ticket.")]
+    #[error(
+        "A token must not be sent in the query string. Use the Authorization header, the connect command or a ticket."
+    )]
     TokenInQuery,
 }
 
@@ -86,7 +88,10 @@ pub fn explicit(headers: &HeaderMap, query: &[(String, String)]) -> Result<Optio
     let from_subprotocols = subprotocols(headers)
         .filter_map(|name| name.strip_prefix(BEARER_SUBPROTOCOL))
         .map(|token| Credential::Token(AccessToken::new(token)));
-    let from_query = query.iter().filter(|(name, _)| name == "ticket").map(|(_, value)| Credential::Ticket(Ticket::new(value.as_str())));
+    let from_query = query
+        .iter()
+        .filter(|(name, _)| name == "ticket")
+        .map(|(_, value)| Credential::Ticket(Ticket::new(value.as_str())));
     let mut all = from_header.into_iter().chain(from_subprotocols).chain(from_query);
     let Some(first) = all.next() else { return Ok(None) };
     if all.all(|other| first.is_same(&other)) { Ok(Some(first)) } else { Err(CredentialError::Conflicting) }
@@ -98,7 +103,11 @@ pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     lists.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim)
 }
 
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName, shown: &'static str) -> Result<Option<&'a str>, CredentialError> {
+fn only<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    shown: &'static str,
+) -> Result<Option<&'a str>, CredentialError> {
     let mut values = headers.get_all(name).into_iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -110,7 +119,9 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName, shown: &'static str) -> R
 fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let headers = headers.get_all(header::COOKIE).into_iter();
     let pairs = headers.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(';'));
-    pairs.filter_map(|pair| pair.split_once('=')).find_map(|(name, value)| (name.trim() == wanted).then(|| value.trim()))
+    pairs
+        .filter_map(|pair| pair.split_once('='))
+        .find_map(|(name, value)| (name.trim() == wanted).then(|| value.trim()))
 }
 
 #[cfg(test)]
@@ -121,7 +132,10 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value")))
+            .collect()
     }
 
     fn appended(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -169,7 +183,8 @@ mod tests {
     fn the_cookie_is_found_among_others_and_the_host_bound_name_goes_first() {
         let secret = SessionSecret::random();
         let other = SessionSecret::random();
-        let cookies = format!("theme=dark; portcullis_session={}; __Host-portcullis_session={}", other.expose(), secret.expose());
+        let cookies =
+            format!("theme=dark; portcullis_session={}; __Host-portcullis_session={}", other.expose(), secret.expose());
         assert_eq!(session_cookie(&headers(&[("cookie", &cookies)])), Some(secret));
         for bad in ["portcullis_session=nonsense", "portcullis_session=", "x_portcullis_session=1", ""] {
             assert_eq!(session_cookie(&headers(&[("cookie", bad)])), None, "{bad}");

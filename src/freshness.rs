@@ -16,6 +16,8 @@
 //! * **H**, the horizon, is a local instant. Invariant: *every revocation answered before H is marked in G.* A complete
 //!   log read that was sent at t0 returns every revocation committed before t0; after all its entries are marked, H may
 //!   rise to t0.
+//!   The same is shown by the beats of all peers on the bus (see `bus::lease`), so that caches can answer while the
+//!   database is away.
 //! * A **fact** carries a [`Stamp`]: P, below which every transaction was visible to the statement that read it, and
 //!   f0, when this node sent that read (nothing for facts that came through Redis: Redis is never believed about time).
 //!

@@ -9,10 +9,10 @@
 
 pub mod cli;
 
-//pub mod app;
+pub mod app;
 pub mod telemetry;
 
-//pub mod http;
+pub mod http;
 pub mod server;
 pub mod socket;
 
@@ -20,6 +20,7 @@ pub mod accounts;
 pub mod client_address;
 pub mod credentials;
 pub mod origin;
+pub mod password;
 pub mod problem;
 
 pub mod auth;

@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 
 use crate::ids::ConnectionId;
 use crate::secret::AccessToken;
-use crate::store::User;
 
 pub use close::Close;
 
@@ -309,11 +308,9 @@ pub fn disconnect_push(close: Close) -> String {
     )
 }
 
-/// The push that tells a user's sockets of a change of the profile; see [`Registry::push_to_user`].
-///
-/// [`Registry::push_to_user`]: crate::registry::Registry::push_to_user
+/// The push that tells a user's sockets of a change of the profile.
 #[must_use]
-pub fn user_updated_push(user: &User) -> Arc<str> {
+pub fn user_updated_push(user: &impl Serialize) -> Arc<str> {
     write(&serde_json::json!({"push": {"message": {"data": {"type": "user.updated", "user": user}}}})).into()
 }
 

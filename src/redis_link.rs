@@ -36,7 +36,8 @@ impl RedisLink {
     /// # Errors
     /// When `url` is no Redis URL. The message does not repeat it.
     pub fn new(url: &SecretString, timeout: Duration) -> anyhow::Result<Self> {
-        let refused = |error: redis::RedisError| anyhow::anyhow!("REDIS_URL is no usable Redis URL: {:?}", error.kind());
+        let refused =
+            |error: redis::RedisError| anyhow::anyhow!("REDIS_URL is no usable Redis URL: {:?}", error.kind());
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = url.expose_secret().into_connection_info().map_err(refused)?.set_tcp_settings(tcp);
         let client = redis::Client::open(info).map_err(refused)?;

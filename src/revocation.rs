@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 use crate::bus::Bus;
 use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
-use crate::store::{ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult};
+use crate::store::{
+    ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult,
+};
 pub use apply::{Applier, ApplierParts};
 pub use follow::follow_log;
 
@@ -115,7 +117,7 @@ impl Revoker {
         self.run(async move |store| store.update_profile(user_id, change, MAX_METADATA_BYTES).await).await
     }
 
-    /// Commit, apply here, publish. In a task of its own, so that a client who goes away in the middle leaves no
+    /// Announce, commit, apply here, publish. In a task of its own, so that a client who goes away in the middle leaves no
     /// revocation committed but not applied.
     async fn run<T, F, Fut>(&self, transaction: F) -> StoreResult<T>
     where
@@ -125,24 +127,30 @@ impl Revoker {
     {
         let this = self.clone();
         let task = self.tasks.spawn(async move {
-            let outcome = transaction(this.store.clone()).await?;
-            this.spread(outcome.entries()).await;
-            Ok(outcome)
+            let announced = match &this.bus {
+                Some(bus) => Some(bus.announce().await),
+                None => None,
+            };
+            let outcome = transaction(this.store.clone()).await;
+            let entries = outcome.as_ref().map_or(&[][..], Logged::entries);
+            // Own sockets close first, whatever Redis does.
+            this.applier.apply(entries);
+            if let Some(announced) = announced {
+                // A failed PUBLISH does not hold the answer: every node reads the log.
+                let _ = tokio::time::timeout(PUBLISH_WITHIN, announced.publish(entries)).await;
+            }
+            this.forget_in_redis(entries);
+            outcome
         });
         task.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the node is stopping".into())))
     }
 
-    async fn spread(&self, entries: &[LogEntry]) {
-        if entries.is_empty() {
-            return;
+    /// Only saves other nodes a look at what the check refuses anyway: nobody waits for it.
+    fn forget_in_redis(&self, entries: &[LogEntry]) {
+        if !entries.is_empty() {
+            let (applier, entries) = (self.applier.clone(), entries.to_vec());
+            self.tasks.spawn(async move { applier.forget_in_redis(&entries).await });
         }
-        // Own sockets close first, whatever Redis does.
-        self.applier.apply(entries);
-        if let Some(bus) = &self.bus {
-            // A failed PUBLISH does not hold the answer: every node reads the log.
-            let _ = tokio::time::timeout(PUBLISH_WITHIN, bus.publish(entries)).await;
-        }
-        self.applier.forget_in_redis(entries).await;
     }
 
     async fn confirmations(&self, entry_id: u64, wait: Duration) -> Confirmation {

@@ -55,7 +55,12 @@ impl Sealer {
     ///
     /// # Errors
     /// When the cryptographic library refuses.
-    pub fn seal(&self, purpose: Purpose, name: &[u8], plain: Vec<u8>) -> Result<Vec<u8>, aws_lc_rs::error::Unspecified> {
+    pub fn seal(
+        &self,
+        purpose: Purpose,
+        name: &[u8],
+        plain: Vec<u8>,
+    ) -> Result<Vec<u8>, aws_lc_rs::error::Unspecified> {
         let key = self.key(purpose);
         let mut body = plain;
         let nonce = key.aead.seal_in_place_append_tag(Aad::from(name), &mut body)?;
@@ -104,7 +109,8 @@ impl Key {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
         let mut id = [0; KEY_ID_LEN];
         id.copy_from_slice(&digest.as_ref()[..KEY_ID_LEN]);
-        let aead = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| anyhow::anyhow!("failed to make a key"))?;
+        let aead =
+            RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| anyhow::anyhow!("failed to make a key"))?;
         Ok(Self { id, aead })
     }
 }

@@ -31,7 +31,13 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Serves `router` until `stop`; then no connection is accepted any more, requests in flight are finished, and
 /// connections are closed as they become idle. The connections' tasks belong to `tasks`.
-pub async fn serve(listener: TcpListener, router: Router, most_connections: usize, stop: CancellationToken, tasks: TaskTracker) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    most_connections: usize,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     let places = Arc::new(Semaphore::new(most_connections));
     loop {
         // A place first: when the node is full, new connections wait in the kernel's bounded queue.

@@ -14,6 +14,7 @@ mod handshake;
 mod judging;
 mod measure;
 mod timers;
+mod verdicts;
 mod wire;
 
 use std::sync::Arc;
@@ -77,7 +78,10 @@ pub async fn watch_freshness(auth: Auth, registry: Registry, config: Arc<Config>
         }
         let since = *muted_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= config.grace_time && !registry.is_empty() {
-            tracing::warn!(sockets = registry.len(), "freshness could not be shown for the grace time: closing sockets");
+            tracing::warn!(
+                sockets = registry.len(),
+                "freshness could not be shown for the grace time: closing sockets"
+            );
             registry.close_unjudgeable(spread, || !auth.caught_up()).await;
         }
     }

@@ -100,7 +100,12 @@ impl Audience<'_> {
 ///
 /// # Errors
 /// When the cryptographic library refuses the key.
-pub fn sign(format: &TokenFormat, key: &SigningKey, claims: &TokenClaims, issued_at: i64) -> anyhow::Result<AccessToken> {
+pub fn sign(
+    format: &TokenFormat,
+    key: &SigningKey,
+    claims: &TokenClaims,
+    issued_at: i64,
+) -> anyhow::Result<AccessToken> {
     let header = Header { alg: key.algorithm_name(), typ: TYPE, kid: key.kid(), crit: None };
     let body = Claims {
         iss: &format.issuer,
@@ -125,7 +130,11 @@ pub fn sign(format: &TokenFormat, key: &SigningKey, claims: &TokenClaims, issued
 ///
 /// # Errors
 /// [`TokenError`]; nothing more is said, since it would help only a forger.
-pub fn verify(format: &TokenFormat, keys: &KeySet, token: &AccessToken) -> Result<(TokenClaims, Arc<VerifyingKey>), TokenError> {
+pub fn verify(
+    format: &TokenFormat,
+    keys: &KeySet,
+    token: &AccessToken,
+) -> Result<(TokenClaims, Arc<VerifyingKey>), TokenError> {
     let text = token.expose();
     if text.len() > MAX_TOKEN_BYTES {
         return Err(TokenError::Forged);
@@ -195,11 +204,8 @@ mod tests {
     }
 
     fn forge(key: &SigningKey, header: serde_json::Value, body: &serde_json::Value) -> AccessToken {
-        let message = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(header.to_string()),
-            URL_SAFE_NO_PAD.encode(body.to_string())
-        );
+        let message =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(body.to_string()));
         let signature = crypto::sign(message.as_bytes(), key.encoding(), key.algorithm()).expect("signs");
         AccessToken::new(format!("{message}.{signature}"))
     }

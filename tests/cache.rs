@@ -48,7 +48,8 @@ impl Node {
 
     async fn log_in(&self) -> (SessionRead, SessionSecret) {
         let secret = SessionSecret::random();
-        let user = NewUser { email: format!("{}@example.org", Sid::random()), password_hash: "old".into(), full_name: None };
+        let user =
+            NewUser { email: format!("{}@example.org", Sid::random()), password_hash: "old".into(), full_name: None };
         let outcome = self.store.sign_up(user, Some(new_session(&secret))).await.expect("writes");
         match outcome {
             SignupOutcome::Created { session: Some(read), .. } => (read.value, secret),
@@ -57,9 +58,10 @@ impl Node {
     }
 
     fn apply(&self, entries: &[LogEntry]) {
-        entries.iter().filter_map(|entry| marked_by(&entry.scope).map(|id| (id, entry.position))).for_each(
-            |(id, position)| self.freshness.mark(id, position),
-        );
+        entries
+            .iter()
+            .filter_map(|entry| marked_by(&entry.scope).map(|id| (id, entry.position)))
+            .for_each(|(id, position)| self.freshness.mark(id, position));
         entries.iter().for_each(|entry| self.cache.forget_local(entry));
     }
 

@@ -31,78 +31,44 @@ fn browser() -> PathBuf {
 /// Fails, with the command that mends it, when a tool is missing: a test that is skipped shows nothing.
 #[track_caller]
 fn needs(path: &Path, command: &str) {
-    assert!(
-        path.exists(),
-        "{} is missing. In the repository: {command}",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing. In the repository: {command}", path.display());
 }
 
 /// Runs a script against the stage and fails with all that it said.
 async fn run(stage: &Stage, program: &Path, script: &str, name: &str) {
-    let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("screenshots")
-        .join(name);
+    let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots").join(name);
     std::fs::create_dir_all(&screenshots).expect("make a directory");
     let mut command = Command::new(program);
     command.arg(browser().join(script)).current_dir(browser());
-    command
-        .env("PORTCULLIS_URL", &stage.a().url)
-        .env("PORTCULLIS_URL_B", &stage.b().url);
-    command
-        .env("SCREENSHOT_DIR", &screenshots)
-        .env("NO_PROXY", "127.0.0.1,localhost");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.env("PORTCULLIS_URL", &stage.a().url).env("PORTCULLIS_URL_B", &stage.b().url);
+    command.env("SCREENSHOT_DIR", &screenshots).env("NO_PROXY", "127.0.0.1,localhost");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap_or_else(|error| {
-        panic!(
-            "{} does not run ({error}): sudo apt-get install --yes nodejs npm chromium",
-            program.display()
-        )
+        panic!("{} does not run ({error}): sudo apt-get install --yes nodejs npm chromium", program.display())
     });
     let pid = child.id();
-    let waiting =
-        tokio::task::spawn_blocking(move || child.wait_with_output().expect("the script's output"));
+    let waiting = tokio::task::spawn_blocking(move || child.wait_with_output().expect("the script's output"));
     let Ok(ended) = tokio::time::timeout(LIMIT, waiting).await else {
         let family = common::watchdog::family(pid);
         common::watchdog::signal("KILL", &family);
         panic!("{script} did not end within {LIMIT:?}");
     };
     let output = ended.expect("the script's end");
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(
-        output.status.success(),
-        "{script} ended with {}:\n{said}",
-        output.status
-    );
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script} ended with {}:\n{said}", output.status);
     println!("{said}");
     println!("screenshots, if any: {}", screenshots.display());
 }
 
 /// Tokens that run out while one watches, so that a client has to refresh.
 async fn with_short_tokens(mode: Mode) -> Stage {
-    mode.own()
-        .env("PORTCULLIS_ACCESS_TOKEN_TTL", "4s")
-        .start()
-        .await
+    mode.own().env("PORTCULLIS_ACCESS_TOKEN_TTL", "4s").start().await
 }
 
 async fn the_javascript_client_refreshes_and_stays_away_after_4501(mode: Mode) {
     needs(&browser().join("node_modules/centrifuge"), NODE_MODULES);
     let stage = with_short_tokens(mode).await;
-    run(
-        &stage,
-        Path::new("node"),
-        "centrifuge_client.mjs",
-        "javascript",
-    )
-    .await;
+    run(&stage, Path::new("node"), "centrifuge_client.mjs", "javascript").await;
 }
 
 async fn the_python_client_connects_and_refreshes(mode: Mode) {
@@ -115,15 +81,5 @@ async fn the_python_client_connects_and_refreshes(mode: Mode) {
 async fn the_console_shows_the_two_windows_story(mode: Mode) {
     needs(&browser().join("node_modules"), NODE_MODULES);
     let stage = mode.own().start().await;
-    run(
-        &stage,
-        Path::new("node"),
-        "console.mjs",
-        if mode == Mode::Cluster {
-            "cluster"
-        } else {
-            "embedded"
-        },
-    )
-    .await;
+    run(&stage, Path::new("node"), "console.mjs", if mode == Mode::Cluster { "cluster" } else { "embedded" }).await;
 }

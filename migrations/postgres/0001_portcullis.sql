@@ -208,3 +208,12 @@ CREATE TRIGGER signing_keys_log_revoke AFTER UPDATE OF revoked_at ON signing_key
 CREATE TRIGGER signing_keys_log_delete AFTER DELETE ON signing_keys
     FOR EACH ROW WHEN (OLD.revoked_at IS NULL AND OLD.retired_at IS NULL)
     EXECUTE FUNCTION portcullis_log_key();
+
+-- Row triggers do not see TRUNCATE, and what it ends would be remembered elsewhere as good.
+CREATE FUNCTION portcullis_refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'use DELETE: TRUNCATE would end credentials without telling the nodes';
+END $$;
+CREATE TRIGGER users_no_truncate BEFORE TRUNCATE ON users EXECUTE FUNCTION portcullis_refuse_truncate();
+CREATE TRIGGER sessions_no_truncate BEFORE TRUNCATE ON sessions EXECUTE FUNCTION portcullis_refuse_truncate();
+CREATE TRIGGER signing_keys_no_truncate BEFORE TRUNCATE ON signing_keys EXECUTE FUNCTION portcullis_refuse_truncate();

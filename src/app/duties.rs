@@ -9,15 +9,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::App;
-use crate::bus::{Bus, HELLO_EVERY};
+use crate::bus::{BEAT_EVERY, Bus, Heard};
 use crate::clock::{BootInstant, DatabaseClock};
+use crate::freshness::Freshness;
 use crate::metrics;
-use crate::revocation::{Applier, follow_log};
+use crate::revocation::{Applier, NODE_ALIVE_WITHIN, follow_log};
 use crate::socket;
 use crate::store::{Retention, Store};
 
-/// How often a node says that it lives.
-const BEAT_EVERY: Duration = Duration::from_secs(2);
+/// How often a node tells the database that it lives.
+const SIGN_IN_EVERY: Duration = Duration::from_secs(2);
+
+/// How often a node makes sure that its key is registered.
+const REGISTER_EVERY: Duration = Duration::from_secs(60);
 
 /// How often what is past its time is removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -80,17 +84,20 @@ impl Duties {
         self.stop.cancel();
     }
 
-    /// Subscribes to the bus; returns when something was heard, or after a while without.
-    pub(super) async fn listen_to(&self, bus: Arc<Bus>, applier: Arc<Applier>) {
+    /// Subscribes to the bus and beats on it; returns when something was heard, or after a while without.
+    pub(super) async fn listen_to(&self, bus: Arc<Bus>, applier: Arc<Applier>, freshness: Arc<Freshness>) {
         let listening = bus.clone();
-        self.start("bus", async move { listening.listen(|entries| applier.apply(&entries)).await });
-        let saying = bus.clone();
-        self.start("hello", async move {
+        let deliver = move |heard| match heard {
+            Heard::Entries(entries) => drop(applier.apply(&entries)),
+            Heard::Horizon(instant) => freshness.rise(instant),
+        };
+        self.start("bus", async move { listening.listen(deliver).await });
+        let beating = bus.clone();
+        self.start("lease", async move {
             loop {
-                // A hello that is lost is told by the silence.
-                let _ = saying.publish(&[]).await;
-                let every = if saying.is_subscribed() { HELLO_EVERY } else { HELLO_EVERY / 10 };
-                tokio::time::sleep(every).await;
+                // A beat that does not leave costs the lease, which the log makes up for.
+                let _ = beating.beat().await;
+                tokio::time::sleep(BEAT_EVERY).await;
             }
         });
         let subscribed = async {
@@ -104,9 +111,18 @@ impl Duties {
     }
 
     /// Follows the log; returns when the whole retained log has been applied.
-    pub(super) async fn follow(&self, store: &Store, applier: Arc<Applier>, clock: Arc<DatabaseClock>) -> anyhow::Result<()> {
+    pub(super) async fn follow(
+        &self,
+        store: &Store,
+        applier: Arc<Applier>,
+        bus: Option<Arc<Bus>>,
+        clock: Arc<DatabaseClock>,
+    ) -> anyhow::Result<()> {
         let (read, first_read) = oneshot::channel();
-        let following = follow_log(store.log_reader(), applier, clock, move || drop(read.send(())));
+        let following = follow_log(store.log_reader(), applier, bus, clock, move || {
+            // Nobody waits any more when the start took too long.
+            let _ = read.send(());
+        });
         self.start("log", following);
         match tokio::time::timeout(FIRST_READ_WITHIN, first_read).await {
             Ok(Ok(())) => Ok(()),
@@ -124,13 +140,22 @@ impl App {
         let (last_seen, store, cache) = (self.last_seen.clone(), self.store.clone(), self.cache.clone());
         self.duties.start("last uses", async move { last_seen.write(&store, &cache).await });
 
-        let (store, node, kid) = (self.store.clone(), self.node, self.kid.clone());
-        self.duties.start("beats", async move {
+        let (store, node, key, bus) = (self.store.clone(), self.node, self.public_key.clone(), self.bus.clone());
+        self.duties.start("sign-in", async move {
+            let mut registered_at = BootInstant::now();
             loop {
-                if let Err(error) = store.beat(node, kid.as_deref()).await {
+                forget_dead_peers(&store, bus.as_deref()).await;
+                if let Err(error) = store.beat(node, key.as_ref().map(|key| &*key.kid)).await {
                     tracing::debug!(%error, "failed to say that this node lives");
                 }
-                tokio::time::sleep(BEAT_EVERY).await;
+                // The key of a node that was away for long has been swept meanwhile.
+                if let Some(key) = &key
+                    && BootInstant::now().since(registered_at) > REGISTER_EVERY
+                    && store.register_key(key).await.is_ok()
+                {
+                    registered_at = BootInstant::now();
+                }
+                tokio::time::sleep(SIGN_IN_EVERY).await;
             }
         });
 
@@ -184,5 +209,20 @@ async fn sweep(store: Store, retention: Retention) {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+}
+
+/// Peers that have fallen silent hold the lease back until the database says that they are dead.
+async fn forget_dead_peers(store: &Store, bus: Option<&Bus>) {
+    let Some(bus) = bus else { return };
+    let silent = bus.silent_peers();
+    if silent.is_empty() {
+        return;
+    }
+    if let Ok(live) = store.live_nodes(NODE_ALIVE_WITHIN).await {
+        silent
+            .into_iter()
+            .filter(|&node| live.iter().all(|alive| alive.node != node))
+            .for_each(|node| bus.forget_peer(node));
     }
 }

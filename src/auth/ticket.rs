@@ -54,7 +54,8 @@ impl Auth {
             expires_at: self.now() + LIFE,
         };
         let plain = serde_json::to_vec(&content).expect("plain data becomes JSON");
-        let sealed = self.parts.sealer.seal(Purpose::Ticket, NAME, plain).expect("the key has sealed a probe at the start");
+        let sealed =
+            self.parts.sealer.seal(Purpose::Ticket, NAME, plain).expect("the key has sealed a probe at the start");
         (Ticket::new(URL_SAFE_NO_PAD.encode(sealed)), LIFE)
     }
 

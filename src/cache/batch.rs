@@ -185,8 +185,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: BatchLimits =
-        BatchLimits { keys: 500, at_once: 1, waiting: 100, wait: Duration::from_secs(10) };
+    const LIMITS: BatchLimits = BatchLimits { keys: 500, at_once: 1, waiting: 100, wait: Duration::from_secs(10) };
 
     #[tokio::test]
     async fn a_thousand_callers_of_one_key_cost_one_load() {

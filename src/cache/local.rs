@@ -131,7 +131,12 @@ impl Local {
     }
 
     /// Takes over later times of a session that was used. Its stamp stays: nothing was learned about revocations.
-    pub fn slide(&self, sid: Sid, last_seen_at: OffsetDateTime, expires_at: OffsetDateTime) -> Option<(Arc<SessionRecord>, Stamp)> {
+    pub fn slide(
+        &self,
+        sid: Sid,
+        last_seen_at: OffsetDateTime,
+        expires_at: OffsetDateTime,
+    ) -> Option<(Arc<SessionRecord>, Stamp)> {
         let held = self.sessions.get(&sid)?;
         let record = Arc::new(SessionRecord { last_seen_at, expires_at, ..(*held.value).clone() });
         self.sessions.insert(sid, Held { value: record.clone(), ..held.clone() });

@@ -73,7 +73,8 @@ impl RedisTier {
     /// # Errors
     /// [`RedisAway`].
     pub async fn sessions(&self, keys: &[(Sid, UserId)]) -> Result<Vec<RedisAnswer>, RedisAway> {
-        let names: Vec<_> = keys.iter().flat_map(|&(sid, user)| [self.session_name(sid, user), self.user_name(user)]).collect();
+        let names: Vec<_> =
+            keys.iter().flat_map(|&(sid, user)| [self.session_name(sid, user), self.user_name(user)]).collect();
         let sealed = self.get(&names).await?;
         let opened = names.iter().zip(sealed).collect::<Vec<_>>();
         let answers = opened.chunks_exact(2).map(|pair| RedisAnswer {

@@ -1,6 +1,5 @@
 //! Every way in which the server ends a connection, as named constants, and what each refusal maps to.
 
-use crate::auth::Denied;
 use crate::entry::EndReason;
 
 /// A close code with its reason. The reason is always the plain text of the contract's table: never empty, never JSON,
@@ -75,31 +74,6 @@ impl Close {
             EndReason::Revoked => Self::SESSION_REVOKED,
             EndReason::AccountDisabled => Self::ACCOUNT_DISABLED,
             EndReason::CredentialsChanged => Self::CREDENTIALS_CHANGED,
-        }
-    }
-
-    /// The close for a credential that the client shows now, in `connect` or `refresh`, and that is not good.
-    /// (`connect` answers [`Denied::Expired`] with error 109 instead.)
-    #[must_use]
-    pub const fn for_presented(denied: Denied) -> Self {
-        match denied {
-            Denied::Forged | Denied::TokenRevoked | Denied::Unknown | Denied::TicketSpent => Self::INVALID_TOKEN,
-            Denied::Expired => Self::EXPIRED,
-            Denied::Ended(reason) => Self::for_end(reason),
-            Denied::SessionExpired => Self::SESSION_EXPIRED,
-        }
-    }
-
-    /// The close for the credential that a live socket was admitted with, and that is good no longer.
-    #[must_use]
-    pub const fn for_held(denied: Denied) -> Self {
-        match denied {
-            // It was good once, so its key was removed since, or its session swept.
-            Denied::Forged | Denied::Unknown | Denied::TicketSpent => Self::INVALID_TOKEN,
-            Denied::TokenRevoked => Self::STATE_INVALIDATED,
-            Denied::Expired => Self::EXPIRED,
-            Denied::Ended(reason) => Self::for_end(reason),
-            Denied::SessionExpired => Self::SESSION_EXPIRED,
         }
     }
 

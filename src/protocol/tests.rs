@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::Denied;
 use crate::entry::EndReason;
 
 fn rpc(line: &str) -> (u32, String, Option<String>) {
@@ -33,7 +32,10 @@ fn a_token_that_is_empty_or_null_is_none() {
 
 #[test]
 fn rpc_keeps_its_data_as_it_came() {
-    assert_eq!(rpc(r#"{"id":2,"rpc":{"method":"echo","data":{"n": 1.50}}}"#), (2, "echo".into(), Some(r#"{"n": 1.50}"#.into())));
+    assert_eq!(
+        rpc(r#"{"id":2,"rpc":{"method":"echo","data":{"n": 1.50}}}"#),
+        (2, "echo".into(), Some(r#"{"n": 1.50}"#.into()))
+    );
     assert_eq!(rpc(r#"{"id":2,"rpc":{"method":"auth.me","data":null}}"#), (2, "auth.me".into(), None));
     assert_eq!(rpc(r#"{"rpc":{},"id":2}"#), (2, String::new(), None));
     assert_eq!(rpc(r#"{"rpc":{"method":"\u0061"},"id":2}"#).1, "a");
@@ -58,11 +60,35 @@ fn what_is_no_command_is_malformed() {
     let deep = "[".repeat(100_000);
     let deep_inside = format!(r#"{{"id":1,"rpc":{{"data":{deep}}}}}"#);
     for line in [
-        "", " ", "{", "}", "[]", "null", "7", "\"text\"", "nonsense", r#"{"id":2}"#, r#"{"id":2,"dance":{}}"#, r#"{"dance":{}}"#,
-        r#"{"id":"2","ping":{}}"#, r#"{"id":-1,"ping":{}}"#, r#"{"id":4294967296,"ping":{}}"#, r#"{"id":1.5,"ping":{}}"#,
-        r#"{"ping":{}}"#, r#"{"id":0,"ping":{}}"#, r#"{"id":2,"rpc":"echo"}"#, r#"{"id":2,"rpc":{"method":7}}"#,
-        r#"{"id":2,"connect":["a.b.c"]}"#, r#"{"id":2,"connect":{"token":7}}"#, r#"{"id":2,"ping":[]}"#, r#"[{"id":2,"ping":{}}]"#,
-        r#"{"id":2,"ping":{},"rpc":{"method":"echo"}}"#, r#"{"id":2,"id":3,"ping":{}}"#, r#"{"id":2,"ping":{}}{}"#, &deep, &deep_inside,
+        "",
+        " ",
+        "{",
+        "}",
+        "[]",
+        "null",
+        "7",
+        "\"text\"",
+        "nonsense",
+        r#"{"id":2}"#,
+        r#"{"id":2,"dance":{}}"#,
+        r#"{"dance":{}}"#,
+        r#"{"id":"2","ping":{}}"#,
+        r#"{"id":-1,"ping":{}}"#,
+        r#"{"id":4294967296,"ping":{}}"#,
+        r#"{"id":1.5,"ping":{}}"#,
+        r#"{"ping":{}}"#,
+        r#"{"id":0,"ping":{}}"#,
+        r#"{"id":2,"rpc":"echo"}"#,
+        r#"{"id":2,"rpc":{"method":7}}"#,
+        r#"{"id":2,"connect":["a.b.c"]}"#,
+        r#"{"id":2,"connect":{"token":7}}"#,
+        r#"{"id":2,"ping":[]}"#,
+        r#"[{"id":2,"ping":{}}]"#,
+        r#"{"id":2,"ping":{},"rpc":{"method":"echo"}}"#,
+        r#"{"id":2,"id":3,"ping":{}}"#,
+        r#"{"id":2,"ping":{}}{}"#,
+        &deep,
+        &deep_inside,
     ] {
         assert!(matches!(parse(line), Err(Malformed)), "{line:.80}");
     }
@@ -88,7 +114,9 @@ fn replies_have_the_published_shape() {
     let admission = Admission { client, version: "1.0", expires: true, ttl: Some(870), ping: Some(25), pong: true };
     assert_eq!(
         connect_reply(1, admission.clone()),
-        format!(r#"{{"id":1,"connect":{{"client":"{client}","version":"1.0","expires":true,"ttl":870,"ping":25,"pong":true}}}}"#)
+        format!(
+            r#"{{"id":1,"connect":{{"client":"{client}","version":"1.0","expires":true,"ttl":870,"ping":25,"pong":true}}}}"#
+        )
     );
     let without = Admission { expires: false, ttl: None, ping: None, pong: false, ..admission };
     assert_eq!(refresh_reply(2, without), format!(r#"{{"id":2,"refresh":{{"client":"{client}","version":"1.0"}}}}"#));
@@ -108,7 +136,8 @@ fn a_forced_disconnect_is_announced_in_the_published_shape() {
 
 #[test]
 fn a_token_is_refreshed_a_fifth_of_its_life_early() {
-    let cases = [(900, 870), (150, 120), (151, 121), (100, 80), (10, 8), (2, 1), (1, 1), (0, 1), (-5, 1), (i64::MAX, u32::MAX)];
+    let cases =
+        [(900, 870), (150, 120), (151, 121), (100, 80), (10, 8), (2, 1), (1, 1), (0, 1), (-5, 1), (i64::MAX, u32::MAX)];
     for (remaining, ttl) in cases {
         assert_eq!(refresh_ttl(remaining), ttl, "{remaining}");
     }
@@ -116,7 +145,14 @@ fn a_token_is_refreshed_a_fifth_of_its_life_early() {
 
 #[test]
 fn trouble_is_never_a_close_that_forbids_coming_back() {
-    for close in [Close::SHUTDOWN, Close::INTERNAL_ERROR, Close::SLOW, Close::AUTH_UNAVAILABLE, Close::EXPIRED, Close::STATE_INVALIDATED] {
+    for close in [
+        Close::SHUTDOWN,
+        Close::INTERNAL_ERROR,
+        Close::SLOW,
+        Close::AUTH_UNAVAILABLE,
+        Close::EXPIRED,
+        Close::STATE_INVALIDATED,
+    ] {
         assert!(close.reconnects() && !close.is_announced(), "{close:?}");
     }
 }
@@ -133,13 +169,5 @@ fn every_end_of_a_session_is_a_forced_disconnect() {
     for (reason, code) in ends {
         let close = Close::for_end(reason);
         assert_eq!((close.code, close.is_announced(), close.reconnects()), (code, true, false));
-        assert_eq!(Close::for_presented(Denied::Ended(reason)), close);
-        assert_eq!(Close::for_held(Denied::Ended(reason)), close);
     }
-}
-
-#[test]
-fn a_listed_token_sends_its_holder_for_a_new_one_but_admits_nobody() {
-    assert_eq!(Close::for_held(Denied::TokenRevoked), Close::STATE_INVALIDATED);
-    assert_eq!(Close::for_presented(Denied::TokenRevoked), Close::INVALID_TOKEN);
 }

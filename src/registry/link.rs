@@ -9,7 +9,6 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use time::OffsetDateTime;
 
-use crate::auth::Principal;
 use crate::ids::{ConnectionId, Jti, Sid, UserId};
 use crate::protocol::Close;
 
@@ -26,18 +25,6 @@ pub struct Subject {
     pub jti: Option<Jti>,
     /// The key that signed it.
     pub kid: Option<Arc<str>>,
-}
-
-impl From<&Principal> for Subject {
-    fn from(principal: &Principal) -> Self {
-        Self {
-            user_id: principal.session.user_id,
-            sid: principal.session.sid,
-            auth_epoch: principal.session.auth_epoch,
-            jti: principal.token.as_ref().map(|claims| claims.jti),
-            kid: principal.token.as_ref().map(|claims| Arc::clone(&claims.kid)),
-        }
-    }
 }
 
 /// The verdict to close.

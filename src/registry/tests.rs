@@ -118,7 +118,8 @@ fn a_removed_key_voids_what_it_signed_and_other_news_end_nothing() {
 fn a_dropped_registration_leaves_nothing_behind() {
     let registry = registry();
     let user = UserId::random();
-    let (one, two, three) = (registered(&registry, &subject(user)), registered(&registry, &subject(user)), registry.register(None));
+    let (one, two, three) =
+        (registered(&registry, &subject(user)), registered(&registry, &subject(user)), registry.register(None));
     assert_eq!((registry.len(), registry.has_user(user)), (3, true));
     drop((one, three));
     assert!(registry.has_user(user));

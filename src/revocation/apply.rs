@@ -65,9 +65,12 @@ impl Applier {
 
     /// Applies entries to this node: G for all, local entries for all, then keys and sockets. Never waits.
     ///
-    /// The order protects the promise: whoever misses the closed socket or the dropped entry meets the mark.
-    pub fn apply(&self, entries: &[LogEntry]) {
-        let new: Vec<_> = entries.iter().filter(|entry| !self.is_remembered(entry.id)).collect();
+    /// The order protects the promise: whoever misses the closed socket or the dropped entry meets the mark. The two
+    /// carriers take turns, so that an entry which one of them skips has been applied in full by the other.
+    /// Returns the entries that were new here.
+    pub fn apply(&self, entries: &[LogEntry]) -> Vec<LogEntry> {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<_> = entries.iter().filter(|entry| !applied.ids.contains(&entry.id)).collect();
         for entry in &new {
             if let Some(id) = marked_by(&entry.scope) {
                 self.parts.freshness.mark(id, entry.position);
@@ -78,11 +81,10 @@ impl Applier {
         }
         for entry in &new {
             let closed = self.apply_to_keys_and_sockets(entry);
-            // Remembered only now: a second carrier that comes in between applies it once more itself.
-            if self.remember(entry.id) {
-                self.applied_first_time(entry, closed);
-            }
+            applied.insert(entry.id);
+            self.count_and_confirm(entry, closed);
         }
+        new.into_iter().cloned().collect()
     }
 
     /// The last step, which needs Redis and may fail.
@@ -116,7 +118,7 @@ impl Applier {
         self.parts.registry.apply(entry)
     }
 
-    fn applied_first_time(&self, entry: &LogEntry, closed: usize) {
+    fn count_and_confirm(&self, entry: &LogEntry, closed: usize) {
         if let Some(kind) = entry.scope.revocation_kind() {
             ::metrics::counter!(metrics::REVOCATIONS, "kind" => kind).increment(1);
             tracing::debug!(entry = entry.id, kind, closed, "revocation applied");
@@ -130,24 +132,19 @@ impl Applier {
             });
         }
     }
+}
 
-    fn is_remembered(&self, id: u64) -> bool {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).ids.contains(&id)
-    }
-
-    /// False when it was remembered already.
-    fn remember(&self, id: u64) -> bool {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        if !applied.ids.insert(id) {
-            return false;
+impl Remembered {
+    fn insert(&mut self, id: u64) {
+        if !self.ids.insert(id) {
+            return;
         }
-        applied.order.push_back(id);
-        if applied.order.len() > REMEMBERED
-            && let Some(oldest) = applied.order.pop_front()
+        self.order.push_back(id);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
         {
-            applied.ids.remove(&oldest);
+            self.ids.remove(&oldest);
         }
-        true
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ::metrics::gauge;
 
 use super::apply::Applier;
-use crate::clock::{BootInstant, DatabaseClock};
+use crate::bus::Bus;
+use crate::clock::DatabaseClock;
 use crate::metrics;
 use crate::store::{LogRead, LogReader, StoreResult};
 use crate::token::keys::VerifyingKey;
@@ -18,6 +19,7 @@ const READ_EVERY: Duration = Duration::from_millis(250);
 pub async fn follow_log(
     mut reader: LogReader,
     applier: Arc<Applier>,
+    bus: Option<Arc<Bus>>,
     clock: Arc<DatabaseClock>,
     first_read: impl FnOnce() + Send,
 ) {
@@ -25,7 +27,7 @@ pub async fn follow_log(
     let mut failing = false;
     loop {
         let started = tokio::time::Instant::now();
-        match read_once(&mut reader, &applier, &clock).await {
+        match read_once(&mut reader, &applier, bus.as_deref(), &clock).await {
             Ok(()) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("reading the revocation log again");
@@ -44,12 +46,18 @@ pub async fn follow_log(
     }
 }
 
-async fn read_once(reader: &mut LogReader, applier: &Applier, clock: &DatabaseClock) -> StoreResult<()> {
+async fn read_once(
+    reader: &mut LogReader,
+    applier: &Applier,
+    bus: Option<&Bus>,
+    clock: &DatabaseClock,
+) -> StoreResult<()> {
     let read = reader.read().await?;
     clock.measure(read.sent_wall, read.database_now);
     let parts = applier.parts();
+    let mut news = Vec::new();
     if read.continuous {
-        applier.apply(&read.entries);
+        news = applier.apply(&read.entries);
     } else if let Err(error) = start_over(applier, &read).await {
         // The reader believes these entries delivered. A new one starts over.
         *reader = parts.store.log_reader();
@@ -57,9 +65,13 @@ async fn read_once(reader: &mut LogReader, applier: &Applier, clock: &DatabaseCl
     }
     // Only now: every entry of the read has been marked, forgotten and told to the sockets.
     parts.freshness.rise(read.sent_at);
-    gauge!(metrics::LOG_LAG).set(BootInstant::now().since(read.sent_at).as_secs_f64());
-    if !read.entries.is_empty() {
-        applier.forget_in_redis(&read.entries).await;
+    if let Some(bus) = bus {
+        bus.log_read(read.sent_at);
+        // What no node has published, such as a hand-written UPDATE, may be news to a node cut from the database.
+        let _ = bus.pass_on(&news).await;
+    }
+    if !news.is_empty() {
+        applier.forget_in_redis(&news).await;
     }
     Ok(())
 }

@@ -90,12 +90,18 @@ impl IntoResponse for Refusal {
             }
             Self::Limit(LimitReached::User) => {
                 let detail = "This user has as many sockets as one may have.";
-                let mut response = Problem::new(StatusCode::TOO_MANY_REQUESTS, "connection_limit", detail).into_response();
+                let mut response =
+                    Problem::new(StatusCode::TOO_MANY_REQUESTS, "connection_limit", detail).into_response();
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
                 response
             }
-            Self::Limit(LimitReached::Node) => Problem::overloaded("node_full", "This node has as many sockets as it takes.", 5).into_response(),
-            Self::Limit(LimitReached::Draining) => Problem::overloaded("draining", "This node is about to stop. Another one takes over.", 1).into_response(),
+            Self::Limit(LimitReached::Node) => {
+                Problem::overloaded("node_full", "This node has as many sockets as it takes.", 5).into_response()
+            }
+            Self::Limit(LimitReached::Draining) => {
+                Problem::overloaded("draining", "This node is about to stop. Another one takes over.", 1)
+                    .into_response()
+            }
         }
     }
 }
@@ -143,7 +149,11 @@ async fn admit(state: &Arc<SocketState>, parts: &mut Parts, visitor: &Visitor) -
     let judging = judge_and_register(state, &parts.headers, credential);
     let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
     let response = offer.accept();
-    spawn(Arc::clone(state), upgrade, Admitted { registration, principal, visitor: visitor.clone(), frame_pings: offer.frame_pings });
+    spawn(
+        Arc::clone(state),
+        upgrade,
+        Admitted { registration, principal, visitor: visitor.clone(), frame_pings: offer.frame_pings },
+    );
     Ok(response)
 }
 

@@ -44,7 +44,11 @@ impl Connection {
         }
         if self.principal.is_none() {
             // SDKs send subscriptions in one frame with `connect`; when its token has expired they come back anyway.
-            return if self.refused { self.fail(id, ReplyError::UNAUTHORIZED) } else { Err(self.close(Close::BAD_REQUEST)) };
+            return if self.refused {
+                self.fail(id, ReplyError::UNAUTHORIZED)
+            } else {
+                Err(self.close(Close::BAD_REQUEST))
+            };
         }
         if !self.judge().await? {
             return self.fail(id, ReplyError::INTERNAL);
@@ -82,7 +86,8 @@ impl Connection {
         self.touch();
         self.start_heartbeat();
         let seconds = u32::try_from(self.state.config.ping_interval.as_secs()).unwrap_or(u32::MAX).max(1);
-        let admission = Admission { ping: (!self.frame_pings).then_some(seconds), pong: !self.frame_pings, ..self.admission() };
+        let admission =
+            Admission { ping: (!self.frame_pings).then_some(seconds), pong: !self.frame_pings, ..self.admission() };
         self.send(protocol::connect_reply(id, admission))
     }
 
@@ -103,7 +108,11 @@ impl Connection {
         if !self.take_over(principal).await? {
             return Err(self.close(Close::AUTH_UNAVAILABLE));
         }
-        if was_live { self.arm_expiry() } else { self.went_live() }
+        if was_live {
+            self.arm_expiry()
+        } else {
+            self.went_live()
+        }
         Ok(true)
     }
 
@@ -185,7 +194,9 @@ impl Connection {
                 }
             }
             Method::Sessions => {
-                let devices = self.during(Early::Waits, timeout(PATIENCE, async move { accounts.devices(&principal).await })).await?;
+                let devices = self
+                    .during(Early::Waits, timeout(PATIENCE, async move { accounts.devices(&principal).await }))
+                    .await?;
                 let list = devices.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
                 self.answer(id, list.map(|sessions: Vec<DeviceEntry>| json!({ "sessions": sessions })))
             }

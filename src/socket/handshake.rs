@@ -46,7 +46,8 @@ impl Offer {
             return Err(Refused::Method);
         }
         let headers = &parts.headers;
-        let asks_upgrade = lists(headers, &header::CONNECTION, "upgrade") && lists(headers, &header::UPGRADE, "websocket");
+        let asks_upgrade =
+            lists(headers, &header::CONNECTION, "upgrade") && lists(headers, &header::UPGRADE, "websocket");
         if parts.version != Version::HTTP_11 || !asks_upgrade {
             return Err(Refused::NoUpgrade);
         }
@@ -55,7 +56,9 @@ impl Offer {
         }
         let key = single(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_nonce(key));
         let key = key.ok_or(Refused::Malformed("Sec-WebSocket-Key must be 16 bytes in base64, once."))?;
-        let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|_| Refused::Malformed("The query string cannot be read."))?.0;
+        let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|_| Refused::Malformed("The query string cannot be read."))?
+            .0;
         let asks = |name: &str, value: &str| query.iter().any(|pair| pair.0 == name && pair.1 == value);
         if asks("format", "protobuf") || asks("cf_protocol", "protobuf") {
             return Err(Refused::Encoding);
@@ -115,13 +118,19 @@ fn is_nonce(key: &str) -> bool {
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Method => Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "A WebSocket is opened with GET."),
-            Refused::NoUpgrade => {
-                Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "This address takes WebSocket handshakes over HTTP/1.1 only.")
+            Refused::Method => {
+                Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "A WebSocket is opened with GET.")
             }
-            Refused::Version => {
-                Self::new(StatusCode::UPGRADE_REQUIRED, "unsupported_version", "Only version 13 of the WebSocket protocol is spoken here.")
-            }
+            Refused::NoUpgrade => Self::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "upgrade_required",
+                "This address takes WebSocket handshakes over HTTP/1.1 only.",
+            ),
+            Refused::Version => Self::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "unsupported_version",
+                "Only version 13 of the WebSocket protocol is spoken here.",
+            ),
             Refused::Malformed(detail) => Self::bad_request("bad_handshake", detail),
             Refused::Encoding => Self::bad_request("unsupported_encoding", "Only the JSON encoding is spoken here."),
         }
@@ -181,7 +190,8 @@ mod tests {
 
     #[test]
     fn what_the_rfc_demands_is_demanded() {
-        let without = |name: &'static str| Offer::read(&parts("/ws", |headers| drop(headers.remove(name)))).expect_err(name);
+        let without =
+            |name: &'static str| Offer::read(&parts("/ws", |headers| drop(headers.remove(name)))).expect_err(name);
         assert_eq!(without("connection"), Refused::NoUpgrade);
         assert_eq!(without("upgrade"), Refused::NoUpgrade);
         assert_eq!(without("sec-websocket-version"), Refused::Version);
@@ -207,7 +217,10 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_spoken() {
         let response = Refused::Version.into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()["sec-websocket-version"]), (426, &HeaderValue::from_static("13")));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["sec-websocket-version"]),
+            (426, &HeaderValue::from_static("13"))
+        );
     }
 
     #[test]

@@ -63,7 +63,11 @@ impl Connection {
     /// Muted: nothing is executed and nothing pushed, for the grace time.
     fn found_unsure(&mut self) -> Result<bool, Exit> {
         let since = *self.unsure_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.state.config.grace_time { Err(self.close(Close::AUTH_UNAVAILABLE)) } else { Ok(false) }
+        if since.elapsed() >= self.state.config.grace_time {
+            Err(self.close(Close::AUTH_UNAVAILABLE))
+        } else {
+            Ok(false)
+        }
     }
 
     /// Sets the alarm for the end of what the socket was admitted by: the token's with its leeway, or the session's.
@@ -75,7 +79,9 @@ impl Connection {
     fn life_left(&self) -> Option<Duration> {
         let principal = self.principal.as_ref()?;
         let end = match &principal.token {
-            Some(claims) => OffsetDateTime::from_unix_timestamp(claims.expires_at).ok()? + self.state.config.token_leeway,
+            Some(claims) => {
+                OffsetDateTime::from_unix_timestamp(claims.expires_at).ok()? + self.state.config.token_leeway
+            }
             None => principal.session.expires_at,
         };
         // Negative is over.

@@ -26,7 +26,14 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn new(heartbeat: Instant) -> Self {
-        Self { sleep: Box::pin(sleep_until(heartbeat)), connect: None, heartbeat, pong: None, expiry: None, retry: None }
+        Self {
+            sleep: Box::pin(sleep_until(heartbeat)),
+            connect: None,
+            heartbeat,
+            pong: None,
+            expiry: None,
+            retry: None,
+        }
     }
 
     fn earliest(&self) -> Instant {
@@ -75,7 +82,8 @@ impl Rate {
 
     /// Takes one. False when the bucket is empty.
     pub(super) fn allows(&mut self, now: Instant) -> bool {
-        self.left = (self.left + now.saturating_duration_since(self.at).as_secs_f32() * self.per_second).min(self.per_second);
+        self.left =
+            (self.left + now.saturating_duration_since(self.at).as_secs_f32() * self.per_second).min(self.per_second);
         self.at = now;
         let allowed = self.left >= 1.0;
         if allowed {

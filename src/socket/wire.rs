@@ -188,7 +188,11 @@ impl Wire {
 /// left to tell.
 fn answer_to(error: &Error) -> Option<Close> {
     match error {
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake | ProtocolError::ReceivedAfterClosing | ProtocolError::SendAfterClosing) => None,
+        Error::Protocol(
+            ProtocolError::ResetWithoutClosingHandshake
+            | ProtocolError::ReceivedAfterClosing
+            | ProtocolError::SendAfterClosing,
+        ) => None,
         Error::Protocol(_) | Error::AttackAttempt => Some(Close::PROTOCOL_ERROR),
         Error::Utf8(_) => Some(Close::INVALID_UTF8),
         Error::Capacity(_) => Some(Close::TOO_BIG),

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::metrics::{DATABASE_QUERIES, DATABASE_QUERY_DURATION};
+
 /// Counts a query when made, records its duration when dropped.
 pub(super) struct QueryTimer {
     query: &'static str,
@@ -11,14 +13,14 @@ pub(super) struct QueryTimer {
 impl QueryTimer {
     /// To be called when the first statement is about to be sent, with the connection in hand.
     pub(super) fn start(query: &'static str) -> Self {
-        metrics::counter!("portcullis_database_queries_total", "query" => query).increment(1);
+        metrics::counter!(DATABASE_QUERIES, "query" => query).increment(1);
         Self { query, started: Instant::now() }
     }
 }
 
 impl Drop for QueryTimer {
     fn drop(&mut self) {
-        metrics::histogram!("portcullis_database_query_duration_seconds", "query" => self.query)
+        metrics::histogram!(DATABASE_QUERY_DURATION, "query" => self.query)
             .record(self.started.elapsed().as_secs_f64());
     }
 }

@@ -240,7 +240,8 @@ impl KeySet {
 
     /// Removes every registered key that is not `good` any more. A secret shared by configuration stays.
     pub fn retain_registered(&self, good: impl Fn(&str) -> bool) {
-        let gone: Vec<_> = self.keys.iter().filter(|key| key.public.is_some() && !good(&key.kid)).map(|key| key.kid.clone()).collect();
+        let gone: Vec<_> =
+            self.keys.iter().filter(|key| key.public.is_some() && !good(&key.kid)).map(|key| key.kid.clone()).collect();
         gone.iter().for_each(|kid| self.remove(kid));
     }
 

@@ -28,10 +28,7 @@ impl Node {
             .timeout(DEADLINE)
             .build()
             .expect("an HTTP client");
-        Self {
-            url: url.to_owned(),
-            http,
-        }
+        Self { url: url.to_owned(), http }
     }
 
     /// `host:port`.
@@ -75,10 +72,7 @@ impl Node {
         let ended = tokio::time::timeout(DEADLINE, reading).await;
         sending.abort();
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        assert!(
-            ended.is_ok(),
-            "the node neither answered nor hung up; so far: {answer:?}"
-        );
+        assert!(ended.is_ok(), "the node neither answered nor hung up; so far: {answer:?}");
         answer
     }
 }
@@ -119,11 +113,7 @@ impl Call {
 
     /// With these bytes as the body and this content type.
     pub fn body_as(self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self(
-            self.0
-                .header("content-type", content_type)
-                .body(body.into()),
-        )
+        Self(self.0.header("content-type", content_type).body(body.into()))
     }
 
     /// With these bytes as the body and no content type.
@@ -147,12 +137,7 @@ impl Call {
         let response = self.0.send().await.expect("an answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         if status == 101 {
-            return Answer {
-                status,
-                headers,
-                text: String::new(),
-                json: Value::Null,
-            };
+            return Answer { status, headers, text: String::new(), json: Value::Null };
         }
         Answer::read(response).await.expect("the whole answer")
     }
@@ -182,12 +167,7 @@ impl Answer {
         let headers = response.headers().clone();
         let text = response.text().await.ok()?;
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Some(Self {
-            status,
-            headers,
-            text,
-            json,
-        })
+        Some(Self { status, headers, text, json })
     }
 
     /// Fails unless the status is this one.
@@ -200,20 +180,10 @@ impl Answer {
     /// Fails unless it is a problem document with one of these statuses. Says its `code`.
     #[track_caller]
     pub fn problem(&self, statuses: &[u16]) -> &str {
-        assert!(
-            statuses.contains(&self.status),
-            "expected one of {statuses:?}: {self:#?}"
-        );
-        assert_eq!(
-            self.header("content-type").split(';').next(),
-            Some("application/problem+json"),
-            "{self:#?}"
-        );
+        assert!(statuses.contains(&self.status), "expected one of {statuses:?}: {self:#?}");
+        assert_eq!(self.header("content-type").split(';').next(), Some("application/problem+json"), "{self:#?}");
         for member in ["type", "title", "detail", "code"] {
-            assert!(
-                self[member].as_str().is_some_and(|text| !text.is_empty()),
-                "no `{member}`: {self:#?}"
-            );
+            assert!(self[member].as_str().is_some_and(|text| !text.is_empty()), "no `{member}`: {self:#?}");
         }
         assert_eq!(self["status"], self.status, "{self:#?}");
         if [429, 503].contains(&self.status) {
@@ -221,15 +191,10 @@ impl Answer {
             assert!(seconds.is_some(), "no Retry-After: {self:#?}");
         }
         if self.status == 401 {
-            assert!(
-                self.header("www-authenticate").starts_with("Bearer"),
-                "{self:#?}"
-            );
+            assert!(self.header("www-authenticate").starts_with("Bearer"), "{self:#?}");
         }
         let code = self["code"].as_str().unwrap_or_default();
-        let machine_readable = code
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        let machine_readable = code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
         assert!(machine_readable, "{self:#?}");
         code
     }
@@ -244,37 +209,25 @@ impl Answer {
     #[track_caller]
     pub fn is_bad_token(&self) {
         self.problem(&[401]);
-        assert!(
-            self.header("www-authenticate")
-                .contains("error=\"invalid_token\""),
-            "{self:#?}"
-        );
+        assert!(self.header("www-authenticate").contains("error=\"invalid_token\""), "{self:#?}");
     }
 
     /// Fails unless it asks for a credential, or refuses one that is no bearer token: RFC 6750 without `error`.
     #[track_caller]
     pub fn is_unauthenticated(&self) {
         self.problem(&[401]);
-        assert!(
-            !self.header("www-authenticate").contains("error"),
-            "{self:#?}"
-        );
+        assert!(!self.header("www-authenticate").contains("error"), "{self:#?}");
     }
 
     /// A header's text, empty when there is none.
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// A member that must be text.
     #[track_caller]
     pub fn str(&self, member: &str) -> &str {
-        self[member]
-            .as_str()
-            .unwrap_or_else(|| panic!("no text `{member}`: {self:#?}"))
+        self[member].as_str().unwrap_or_else(|| panic!("no text `{member}`: {self:#?}"))
     }
 }
 

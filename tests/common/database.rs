@@ -36,29 +36,14 @@ impl Database {
     async fn update(&self, postgres: &'static str, sqlite: &'static str, email: &str) {
         let rows = match self {
             Self::Postgres(url) => {
-                let mut connection = PgConnection::connect(url)
-                    .await
-                    .expect("connect to Postgres");
-                sqlx::query(postgres)
-                    .bind(email)
-                    .execute(&mut connection)
-                    .await
-                    .expect("update")
-                    .rows_affected()
+                let mut connection = PgConnection::connect(url).await.expect("connect to Postgres");
+                sqlx::query(postgres).bind(email).execute(&mut connection).await.expect("update").rows_affected()
             }
             Self::Embedded(folder) => {
                 let options = SqliteConnectOptions::new().filename(sqlite_file(folder));
-                let mut connection = options
-                    .busy_timeout(Duration::from_secs(10))
-                    .connect()
-                    .await
-                    .expect("open the database");
-                sqlx::query(sqlite)
-                    .bind(email)
-                    .execute(&mut connection)
-                    .await
-                    .expect("update")
-                    .rows_affected()
+                let mut connection =
+                    options.busy_timeout(Duration::from_secs(10)).connect().await.expect("open the database");
+                sqlx::query(sqlite).bind(email).execute(&mut connection).await.expect("update").rows_affected()
             }
         };
         assert_eq!(rows, 1, "the UPDATE should have met exactly {email}");
@@ -67,9 +52,7 @@ impl Database {
 
 /// The file in the folder that begins as SQLite files do.
 fn sqlite_file(folder: &Path) -> PathBuf {
-    let mut files = std::fs::read_dir(folder)
-        .expect("read DATA_DIR")
-        .filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files = std::fs::read_dir(folder).expect("read DATA_DIR").filter_map(|entry| Some(entry.ok()?.path()));
     files
         .find(|path| {
             let mut start = [0; 16];

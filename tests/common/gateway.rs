@@ -20,9 +20,7 @@ pub struct Settings(Vec<(String, String)>);
 impl Settings {
     /// The embedded default with the rate limits off: tests come from one address and are many.
     pub fn embedded() -> Self {
-        Self(Vec::new())
-            .env("PORTCULLIS_THROTTLING", "off")
-            .env("RUST_LOG", "info,portcullis=debug")
+        Self(Vec::new()).env("PORTCULLIS_THROTTLING", "off").env("RUST_LOG", "info,portcullis=debug")
     }
 
     /// Sets one environment variable; the last one counts.
@@ -52,12 +50,7 @@ impl Settings {
     pub fn spawn(self) -> Gateway {
         let scratch = scratch("gateway-");
         let port = free_port();
-        let gateway = Gateway {
-            settings: self,
-            port,
-            scratch,
-            process: Mutex::new(None),
-        };
+        let gateway = Gateway { settings: self, port, scratch, process: Mutex::new(None) };
         gateway.spawn();
         gateway
     }
@@ -124,12 +117,7 @@ impl Gateway {
 
     /// Sends it a signal by its name without the SIG.
     pub fn signal(&self, name: &str) {
-        self.process
-            .lock()
-            .expect("process")
-            .as_ref()
-            .expect("a running gateway")
-            .signal(name);
+        self.process.lock().expect("process").as_ref().expect("a running gateway").signal(name);
     }
 
     /// Waits for its end and says its exit status (128 and the number for a signal).
@@ -159,11 +147,7 @@ impl Gateway {
 
     /// The exit status, if it has ended.
     pub fn exit_code(&self) -> Option<i32> {
-        self.process
-            .lock()
-            .expect("process")
-            .as_mut()
-            .and_then(Watched::exit_code)
+        self.process.lock().expect("process").as_mut().and_then(Watched::exit_code)
     }
 
     /// Shows the end of its log, for a test that failed.
@@ -186,27 +170,13 @@ impl Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         // Nothing that happens to be set around the tests may reach the program.
         for (name, _) in std::env::vars_os() {
-            let known = [
-                "DATABASE_URL",
-                "REDIS_URL",
-                "REDIS_ENABLED",
-                "HOST",
-                "PORT",
-                "DATA_DIR",
-                "RUST_LOG",
-                "NO_COLOR",
-            ];
-            if name
-                .to_str()
-                .is_none_or(|name| name.starts_with("PORTCULLIS_") || known.contains(&name))
-            {
+            let known =
+                ["DATABASE_URL", "REDIS_URL", "REDIS_ENABLED", "HOST", "PORT", "DATA_DIR", "RUST_LOG", "NO_COLOR"];
+            if name.to_str().is_none_or(|name| name.starts_with("PORTCULLIS_") || known.contains(&name)) {
                 command.env_remove(&name);
             }
         }
-        command
-            .env("HOST", "127.0.0.1")
-            .env("PORT", self.port.to_string())
-            .env("DATA_DIR", self.data_dir());
+        command.env("HOST", "127.0.0.1").env("PORT", self.port.to_string()).env("DATA_DIR", self.data_dir());
         command.envs(self.settings.0.iter().map(|(name, value)| (name, value)));
         // No `.env` there.
         command.current_dir(self.scratch.path());

@@ -4,10 +4,7 @@
 
 #![allow(dead_code, reason = "each test crate uses its own part of this module")]
 #![allow(unused_macros, reason = "the benchmarks stand on the same servers and nodes, without suites")]
-#![allow(
-    unused_imports,
-    reason = "each test crate uses its own part of this module"
-)]
+#![allow(unused_imports, reason = "each test crate uses its own part of this module")]
 
 pub mod client;
 pub mod database;

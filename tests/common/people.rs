@@ -42,10 +42,7 @@ impl Login {
 
     /// The same device with another access token.
     pub fn with_token(&self, token: &str) -> Self {
-        Self {
-            token: token.to_owned(),
-            ..self.clone()
-        }
+        Self { token: token.to_owned(), ..self.clone() }
     }
 }
 
@@ -71,61 +68,38 @@ pub fn token_header(token: &str) -> Value {
 
 fn part(token: &str, index: usize) -> Value {
     let part = token.split('.').nth(index).expect("a JWT");
-    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).expect("base64url"))
-        .expect("JSON in the JWT")
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).expect("base64url")).expect("JSON in the JWT")
 }
 
 /// The token with another payload or signature than was signed: one character in the middle of its last part changed.
 pub fn forged(token: &str) -> String {
     let (signed, signature) = token.rsplit_once('.').expect("a JWT");
     let middle = signature.len() / 2;
-    let other = if signature.as_bytes()[middle] == b'A' {
-        'B'
-    } else {
-        'A'
-    };
-    format!(
-        "{signed}.{}{other}{}",
-        &signature[..middle],
-        &signature[middle + 1..]
-    )
+    let other = if signature.as_bytes()[middle] == b'A' { 'B' } else { 'A' };
+    format!("{signed}.{}{other}{}", &signature[..middle], &signature[middle + 1..])
 }
 
 impl Node {
     /// Somebody new.
     pub async fn signup(&self) -> Login {
         let (email, password) = (new_email(), new_password());
-        let answer = self
-            .post("/api/v1/auth/signup")
-            .json(&json!({"email": email, "password": password}))
-            .send()
-            .await;
+        let answer = self.post("/api/v1/auth/signup").json(&json!({"email": email, "password": password})).send().await;
         Login::read(&answer.expect(201), &email, &password)
     }
 
     /// The same person on another device.
     pub async fn login(&self, who: &Login) -> Login {
-        Login::read(
-            &self.try_login(&who.email, &who.password).await.expect(200),
-            &who.email,
-            &who.password,
-        )
+        Login::read(&self.try_login(&who.email, &who.password).await.expect(200), &who.email, &who.password)
     }
 
     /// A login that may fail.
     pub async fn try_login(&self, email: &str, password: &str) -> Answer {
-        self.post("/api/v1/auth/login")
-            .json(&json!({"email": email, "password": password}))
-            .send()
-            .await
+        self.post("/api/v1/auth/login").json(&json!({"email": email, "password": password})).send().await
     }
 
     /// A new access token for the secret.
     pub async fn validate(&self, session_id: &str) -> Answer {
-        self.post("/api/v1/auth/validate-session")
-            .json(&json!({"session_id": session_id}))
-            .send()
-            .await
+        self.post("/api/v1/auth/validate-session").json(&json!({"session_id": session_id})).send().await
     }
 
     /// Logs the bearer out.
@@ -135,10 +109,7 @@ impl Node {
 
     /// Logs the bearer out on every device.
     pub async fn logout_all(&self, token: &str) -> Answer {
-        self.post("/api/v1/auth/logout-all-devices")
-            .bearer(token)
-            .send()
-            .await
+        self.post("/api/v1/auth/logout-all-devices").bearer(token).send().await
     }
 
     /// Who the bearer is.
@@ -153,30 +124,18 @@ impl Node {
 
     /// Merges into the profile.
     pub async fn patch_profile(&self, token: &str, change: &Value) -> Answer {
-        self.call(reqwest::Method::PATCH, "/api/v1/auth/update-profile")
-            .bearer(token)
-            .json(change)
-            .send()
-            .await
+        self.call(reqwest::Method::PATCH, "/api/v1/auth/update-profile").bearer(token).json(change).send().await
     }
 
     /// Replaces what is named in the profile.
     pub async fn put_profile(&self, token: &str, change: &Value) -> Answer {
-        self.call(reqwest::Method::PUT, "/api/v1/auth/update-profile")
-            .bearer(token)
-            .json(change)
-            .send()
-            .await
+        self.call(reqwest::Method::PUT, "/api/v1/auth/update-profile").bearer(token).json(change).send().await
     }
 
     /// Changes the password.
     pub async fn change_password(&self, token: &str, current: &str, new: &str) -> Answer {
         let body = json!({"current_password": current, "new_password": new});
-        self.post("/api/v1/auth/change-password")
-            .bearer(token)
-            .json(&body)
-            .send()
-            .await
+        self.post("/api/v1/auth/change-password").bearer(token).json(&body).send().await
     }
 
     /// The bearer's devices.
@@ -186,13 +145,7 @@ impl Node {
 
     /// Ends one session.
     pub async fn end_session(&self, token: &str, sid: &str) -> Answer {
-        self.call(
-            reqwest::Method::DELETE,
-            &format!("/api/v1/auth/sessions/{sid}"),
-        )
-        .bearer(token)
-        .send()
-        .await
+        self.call(reqwest::Method::DELETE, &format!("/api/v1/auth/sessions/{sid}")).bearer(token).send().await
     }
 
     /// A ticket for a socket, for this page's origin.
@@ -206,9 +159,6 @@ impl Node {
 
     /// Waits until a token has run out.
     pub async fn expired(&self, token: &str) {
-        eventually("the token expires", async || {
-            (self.me(token).await.status == 401).then_some(())
-        })
-        .await;
+        eventually("the token expires", async || (self.me(token).await.status == 401).then_some(())).await;
     }
 }

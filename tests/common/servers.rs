@@ -24,19 +24,13 @@ struct Server {
 
 impl Server {
     fn new(command: Command, farewell: &'static str, log: PathBuf) -> Self {
-        let server = Self {
-            command,
-            farewell,
-            log,
-            process: Mutex::new(None),
-        };
+        let server = Self { command, farewell, log, process: Mutex::new(None) };
         server.start();
         server
     }
 
     fn start(&self) {
-        *self.process.lock().expect("process") =
-            Some(Watched::spawn(&self.command, self.farewell, &self.log));
+        *self.process.lock().expect("process") = Some(Watched::spawn(&self.command, self.farewell, &self.log));
     }
 
     fn kill(&self) {
@@ -76,23 +70,10 @@ impl RedisServer {
         let scratch = scratch("redis-");
         let port = free_port();
         let mut command = Command::new(program("redis-server", &[]));
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]);
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(scratch.path());
         let server = Server::new(command, "KILL", scratch.path().join("redis.log"));
-        let redis = Self {
-            server,
-            port,
-            _scratch: scratch,
-        };
+        let redis = Self { server, port, _scratch: scratch };
         redis.wait();
         redis
     }
@@ -126,9 +107,7 @@ impl RedisServer {
 
     fn wait(&self) {
         let what = || format!("redis-server answers; its log:\n{}", self.server.log());
-        eventually_blocking(what, || {
-            self.ping().is_ok_and(|answer| answer == *b"+PONG\r\n")
-        });
+        eventually_blocking(what, || self.ping().is_ok_and(|answer| answer == *b"+PONG\r\n"));
     }
 
     fn ping(&self) -> std::io::Result<[u8; 7]> {
@@ -163,50 +142,18 @@ impl PostgresServer {
         let port = free_port();
         own(scratch.path());
         let mut initdb = as_postgres(&program("initdb", &postgres_folders()));
-        initdb
-            .args([
-                "-N",
-                "-A",
-                "trust",
-                "-U",
-                "postgres",
-                "-E",
-                "UTF8",
-                "--locale=C",
-                "-D",
-            ])
-            .arg(&data);
-        let made = initdb
-            .current_dir(scratch.path())
-            .output()
-            .expect("run initdb");
-        assert!(
-            made.status.success(),
-            "initdb failed: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        initdb.args(["-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]).arg(&data);
+        let made = initdb.current_dir(scratch.path()).output().expect("run initdb");
+        assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
         let mut command = as_postgres(&program("postgres", &postgres_folders()));
-        command
-            .arg("-D")
-            .arg(&data)
-            .args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
+        command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
         // Commits survive the death of the server's processes without fsync; only the machine's would lose them.
-        for setting in [
-            "fsync=off",
-            "max_connections=400",
-            "shared_buffers=32MB",
-            "log_min_messages=warning",
-        ] {
+        for setting in ["fsync=off", "max_connections=400", "shared_buffers=32MB", "log_min_messages=warning"] {
             command.args(["-c", setting]);
         }
         command.current_dir(scratch.path());
         let server = Server::new(command, "QUIT", scratch.path().join("postgres.log"));
-        let postgres = Self {
-            server,
-            port,
-            databases: AtomicU32::new(0),
-            _scratch: scratch,
-        };
+        let postgres = Self { server, port, databases: AtomicU32::new(0), _scratch: scratch };
         postgres.wait();
         postgres
     }
@@ -214,9 +161,7 @@ impl PostgresServer {
     /// Makes an empty database and says its URL.
     pub async fn database(&self) -> String {
         let name = format!("gateway_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let mut connection = PgConnection::connect(&self.url("postgres"))
-            .await
-            .expect("connect to Postgres");
+        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("connect to Postgres");
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
             .execute(&mut connection)
             .await
@@ -257,32 +202,16 @@ impl PostgresServer {
         let what = || format!("Postgres answers; its log:\n{}", self.server.log());
         eventually_blocking(what, || {
             let mut ask = Command::new(&pg_isready);
-            ask.args([
-                "-q",
-                "-h",
-                "127.0.0.1",
-                "-U",
-                "postgres",
-                "-d",
-                "postgres",
-                "-p",
-                &port,
-            ]);
-            ask.stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
+            ask.args(["-q", "-h", "127.0.0.1", "-U", "postgres", "-d", "postgres", "-p", &port]);
+            ask.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
         });
     }
 }
 
 /// Debian keeps the server's programs outside the path, one folder a version.
 fn postgres_folders() -> Vec<PathBuf> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten();
-    let mut folders: Vec<PathBuf> = versions
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-        .collect();
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let mut folders: Vec<PathBuf> = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
     folders.sort();
     folders.reverse();
     folders
@@ -290,17 +219,10 @@ fn postgres_folders() -> Vec<PathBuf> {
 
 fn program(name: &str, folders: &[PathBuf]) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = folders
-        .iter()
-        .cloned()
-        .chain(std::env::split_paths(&path))
-        .map(|folder| folder.join(name));
-    found
-        .into_iter()
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| {
-            panic!("`{name}` is not installed: sudo apt-get install --yes redis-server postgresql");
-        })
+    let found = folders.iter().cloned().chain(std::env::split_paths(&path)).map(|folder| folder.join(name));
+    found.into_iter().find(|candidate| candidate.is_file()).unwrap_or_else(|| {
+        panic!("`{name}` is not installed: sudo apt-get install --yes redis-server postgresql");
+    })
 }
 
 /// Postgres refuses to run as root, so root hands over to the user that Debian's package makes.
@@ -309,39 +231,18 @@ fn as_postgres(program: &Path) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command
-        .args([
-            "--reuid=postgres",
-            "--regid=postgres",
-            "--init-groups",
-            "--",
-        ])
-        .arg(program);
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--"]).arg(program);
     command
 }
 
 fn own(folder: &Path) {
     if running_as_root() {
-        let status = Command::new("chown")
-            .arg("postgres:")
-            .arg(folder)
-            .status()
-            .expect("run chown");
-        assert!(
-            status.success(),
-            "the user `postgres` is missing: sudo apt-get install --yes postgresql"
-        );
+        let status = Command::new("chown").arg("postgres:").arg(folder).status().expect("run chown");
+        assert!(status.success(), "the user `postgres` is missing: sudo apt-get install --yes postgresql");
     }
 }
 
 fn running_as_root() -> bool {
     static ROOT: OnceLock<bool> = OnceLock::new();
-    *ROOT.get_or_init(|| {
-        Command::new("id")
-            .arg("-u")
-            .output()
-            .expect("run id")
-            .stdout
-            == *b"0\n"
-    })
+    *ROOT.get_or_init(|| Command::new("id").arg("-u").output().expect("run id").stdout == *b"0\n")
 }

@@ -31,20 +31,13 @@ impl Mode {
             Self::Embedded => &EMBEDDED,
             Self::Cluster => &CLUSTER,
         };
-        let parts = shared
-            .get_or_init(async || Arc::new(self.own().raise().await))
-            .await;
+        let parts = shared.get_or_init(async || Arc::new(self.own().raise().await)).await;
         Stage::on(Arc::clone(parts), true)
     }
 
     /// A stage of the test's own, for settings of its own or for breaking things.
     pub fn own(self) -> StageBuilder {
-        StageBuilder {
-            mode: self,
-            settings: Settings::embedded(),
-            settings_of_b: Vec::new(),
-            own_postgres: false,
-        }
+        StageBuilder { mode: self, settings: Settings::embedded(), settings_of_b: Vec::new(), own_postgres: false }
     }
 }
 
@@ -91,12 +84,7 @@ impl StageBuilder {
             Mode::Embedded => {
                 let gateway = self.settings.start().await;
                 let database = Database::Embedded(gateway.data_dir());
-                Parts {
-                    gateways: vec![gateway],
-                    redis: None,
-                    postgres: None,
-                    database,
-                }
+                Parts { gateways: vec![gateway], redis: None, postgres: None, database }
             }
             Mode::Cluster => {
                 let postgres = self.own_postgres.then(PostgresServer::start);
@@ -106,20 +94,12 @@ impl StageBuilder {
                 };
                 let redis = RedisServer::start();
                 let settings = self.settings.postgres(&url).redis(&redis);
-                let of_b = self
-                    .settings_of_b
-                    .iter()
-                    .fold(settings.clone(), |all, (name, value)| all.env(name, value));
+                let of_b = self.settings_of_b.iter().fold(settings.clone(), |all, (name, value)| all.env(name, value));
                 let gateways = vec![settings.spawn(), of_b.spawn()];
                 for gateway in &gateways {
                     gateway.ready().await;
                 }
-                Parts {
-                    gateways,
-                    redis: Some(redis),
-                    postgres,
-                    database: Database::Postgres(url),
-                }
+                Parts { gateways, redis: Some(redis), postgres, database: Database::Postgres(url) }
             }
         }
     }
@@ -143,9 +123,7 @@ impl Parts {
 
     /// The Postgres that only this stage uses.
     pub fn postgres(&self) -> &PostgresServer {
-        self.postgres
-            .as_ref()
-            .expect("a stage with a Postgres of its own")
+        self.postgres.as_ref().expect("a stage with a Postgres of its own")
     }
 }
 
@@ -158,11 +136,7 @@ pub struct Stage {
 
 impl Stage {
     fn on(parts: Arc<Parts>, shared: bool) -> Self {
-        Self {
-            nodes: parts.gateways.iter().map(Gateway::node).collect(),
-            parts,
-            shared,
-        }
+        Self { nodes: parts.gateways.iter().map(Gateway::node).collect(), parts, shared }
     }
 
     /// The first node.

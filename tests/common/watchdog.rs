@@ -56,15 +56,9 @@ impl Watched {
     pub fn spawn(command: &Command, farewell: &str, log: &Path) -> Self {
         let pidfile = log.with_extension("pid");
         let _ = fs::remove_file(&pidfile);
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .expect("open the log");
+        let output = File::options().create(true).append(true).open(log).expect("open the log");
         let mut shell = Command::new("sh");
-        shell
-            .args(["-c", WATCHDOG, "watchdog", farewell])
-            .arg(&pidfile);
+        shell.args(["-c", WATCHDOG, "watchdog", farewell]).arg(&pidfile);
         shell.arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
@@ -98,10 +92,7 @@ impl Watched {
 
     /// The exit status, if it has ended; 128 and the number for a signal.
     pub fn exit_code(&mut self) -> Option<i32> {
-        self.shell
-            .try_wait()
-            .expect("ask for the watchdog's status")
-            .and_then(|status| status.code())
+        self.shell.try_wait().expect("ask for the watchdog's status").and_then(|status| status.code())
     }
 
     /// Ends it at once, as a crash would.
@@ -121,17 +112,10 @@ impl Drop for Watched {
 fn read_pid(pidfile: &Path) -> u32 {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        if let Some(pid) = fs::read_to_string(pidfile)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-        {
+        if let Some(pid) = fs::read_to_string(pidfile).ok().and_then(|text| text.trim().parse().ok()) {
             return pid;
         }
-        assert!(
-            Instant::now() < deadline,
-            "the watchdog wrote no process id to {}",
-            pidfile.display()
-        );
+        assert!(Instant::now() < deadline, "the watchdog wrote no process id to {}", pidfile.display());
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -155,25 +139,14 @@ pub fn family(pid: u32) -> Vec<u32> {
         .filter_map(|pid: u32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             // The name, in parentheses, may hold anything; the state and then the parent follow the last parenthesis.
-            let parent = stat
-                .rsplit_once(')')?
-                .1
-                .split_whitespace()
-                .nth(1)?
-                .parse()
-                .ok()?;
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
             Some((pid, parent))
         })
         .collect();
     let mut family = vec![pid];
     let mut next = 0;
     while let Some(&member) = family.get(next) {
-        family.extend(
-            parents
-                .iter()
-                .filter(|(_, parent)| *parent == member)
-                .map(|(child, _)| *child),
-        );
+        family.extend(parents.iter().filter(|(_, parent)| *parent == member).map(|(child, _)| *child));
         next += 1;
     }
     family
@@ -183,14 +156,9 @@ pub fn family(pid: u32) -> Vec<u32> {
 pub fn scratch(name: &str) -> TempDir {
     static ROOT: OnceLock<(PathBuf, Child)> = OnceLock::new();
     let (root, _) = ROOT.get_or_init(|| {
-        let root = tempfile::Builder::new()
-            .prefix("portcullis-tests-")
-            .tempdir()
-            .expect("make a directory")
-            .keep();
+        let root = tempfile::Builder::new().prefix("portcullis-tests-").tempdir().expect("make a directory").keep();
         // Postgres runs as a user of its own below it.
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
-            .expect("open the directory to other users");
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("open the directory to other users");
         let janitor = Command::new("sh")
             .args(["-c", JANITOR, "janitor"])
             .arg(&root)
@@ -202,8 +170,5 @@ pub fn scratch(name: &str) -> TempDir {
             .expect("start sh");
         (root, janitor)
     });
-    tempfile::Builder::new()
-        .prefix(name)
-        .tempdir_in(root)
-        .expect("make a directory")
+    tempfile::Builder::new().prefix(name).tempdir_in(root).expect("make a directory")
 }

@@ -27,21 +27,14 @@ pub struct Handshake<'a> {
 impl Node {
     /// A handshake without any credential.
     pub fn socket(&self) -> Handshake<'_> {
-        Handshake {
-            node: self,
-            path: "/ws".to_owned(),
-            headers: Vec::new(),
-        }
+        Handshake { node: self, path: "/ws".to_owned(), headers: Vec::new() }
     }
 
     /// A socket that has shown this token in `connect`.
     pub async fn connect(&self, token: &str) -> Socket {
         let mut socket = self.socket().open().await;
         let reply = socket.connect(token).await;
-        assert!(
-            reply["connect"]["client"].is_string(),
-            "connect was refused: {reply}"
-        );
+        assert!(reply["connect"]["client"].is_string(), "connect was refused: {reply}");
         socket
     }
 }
@@ -90,22 +83,14 @@ impl Handshake<'_> {
         let mut request = url.as_str().into_client_request().expect("a request");
         for (name, value) in &self.headers {
             let name = HeaderName::try_from(name.as_str()).expect("a header name");
-            request.headers_mut().append(
-                name,
-                HeaderValue::try_from(value.as_str()).expect("a header value"),
-            );
+            request.headers_mut().append(name, HeaderValue::try_from(value.as_str()).expect("a header value"));
         }
         let opening = async {
-            let stream = TcpStream::connect(self.node.authority())
-                .await
-                .expect("connect");
+            let stream = TcpStream::connect(self.node.authority()).await.expect("connect");
             tokio_tungstenite::client_async(request, stream).await
         };
-        let opened = tokio::time::timeout(DEADLINE, opening)
-            .await
-            .expect("a handshake in time");
-        let (stream, response) =
-            opened.unwrap_or_else(|refusal| panic!("the handshake was refused: {refusal:?}"));
+        let opened = tokio::time::timeout(DEADLINE, opening).await.expect("a handshake in time");
+        let (stream, response) = opened.unwrap_or_else(|refusal| panic!("the handshake was refused: {refusal:?}"));
         let selected = response.headers().get("sec-websocket-protocol");
         Socket {
             stream,
@@ -121,12 +106,8 @@ impl Handshake<'_> {
     /// Tries the handshake as plain HTTP, so that a refusal can be read whole. The status 101 is an answer too.
     pub async fn attempt(self) -> Answer {
         let mut call = self.node.get(&self.path);
-        call = call
-            .header("connection", "Upgrade")
-            .header("upgrade", "websocket");
-        call = call
-            .header("sec-websocket-version", "13")
-            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        call = call.header("connection", "Upgrade").header("upgrade", "websocket");
+        call = call.header("sec-websocket-version", "13").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
         for (name, value) in &self.headers {
             call = call.header(name, value);
         }
@@ -177,8 +158,7 @@ impl Socket {
 
     /// Sends an rpc and waits for its reply.
     pub async fn rpc(&mut self, method: &str, data: Value) -> Value {
-        self.command(json!({"rpc": {"method": method, "data": data}}))
-            .await
+        self.command(json!({"rpc": {"method": method, "data": data}})).await
     }
 
     /// Sends a command under the next id, which it says.
@@ -218,9 +198,7 @@ impl Socket {
 
     /// The next thing it hears.
     pub async fn next(&mut self) -> Event {
-        self.next_by(Instant::now() + DEADLINE)
-            .await
-            .expect("the socket said nothing")
+        self.next_by(Instant::now() + DEADLINE).await.expect("the socket said nothing")
     }
 
     /// The next thing it hears, none when it says nothing until then.
@@ -233,8 +211,7 @@ impl Socket {
                 Some(Ok(Message::Text(text))) => {
                     assert!(!text.is_empty(), "the server sent an empty frame");
                     for line in text.as_str().split('\n') {
-                        let object = serde_json::from_str(line)
-                            .unwrap_or_else(|_| panic!("no JSON: {line:?}"));
+                        let object = serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line:?}"));
                         self.inbox.push_back(object);
                     }
                 }
@@ -317,16 +294,9 @@ impl Socket {
     /// The same with another limit.
     pub async fn closed_within(&mut self, limit: Duration) -> (u16, String, Option<Value>) {
         let deadline = Instant::now() + limit;
-        let mut goodbye = self
-            .pushes
-            .iter()
-            .find_map(|push| push.get("disconnect").cloned());
+        let mut goodbye = self.pushes.iter().find_map(|push| push.get("disconnect").cloned());
         loop {
-            match self
-                .next_by(deadline)
-                .await
-                .expect("the socket was not closed")
-            {
+            match self.next_by(deadline).await.expect("the socket was not closed") {
                 Event::Closed(code, reason) => return (code, reason, goodbye),
                 Event::Push(push) => goodbye = goodbye.or_else(|| push.get("disconnect").cloned()),
                 Event::Reply(_) | Event::Ping | Event::FramePing => {}
@@ -359,10 +329,7 @@ impl Socket {
     pub async fn expect_admitted(&mut self, user_id: &str) {
         let reply = self.command(json!({"connect": {}})).await;
         assert!(reply["connect"]["client"].is_string(), "{reply}");
-        assert_eq!(
-            self.rpc("auth.me", json!({})).await["rpc"]["data"]["id"],
-            user_id
-        );
+        assert_eq!(self.rpc("auth.me", json!({})).await["rpc"]["data"]["id"], user_id);
     }
 
     /// Fails unless the socket still answers.
@@ -375,12 +342,7 @@ impl Socket {
     #[track_caller]
     pub fn is_error(reply: &Value, code: u16) {
         assert_eq!(reply["error"]["code"], code, "{reply}");
-        assert!(
-            reply["error"]["message"]
-                .as_str()
-                .is_some_and(|text| !text.is_empty()),
-            "{reply}"
-        );
+        assert!(reply["error"]["message"].as_str().is_some_and(|text| !text.is_empty()), "{reply}");
         let temporary = reply["error"]["temporary"].as_bool().unwrap_or(false);
         assert_eq!(temporary, [100, 111].contains(&code), "{reply}");
     }

@@ -16,11 +16,7 @@ stages! {
 }
 
 async fn a_restart_keeps_sessions_and_tokens(mode: Mode) {
-    let stage = mode
-        .own()
-        .env("PORTCULLIS_DRAIN_WINDOW", "1s")
-        .start()
-        .await;
+    let stage = mode.own().env("PORTCULLIS_DRAIN_WINDOW", "1s").start().await;
     let (alice, ended) = (stage.a().signup().await, stage.a().signup().await);
     stage.a().logout(&ended.token).await.expect(200);
     for _ in 0..2 {
@@ -34,11 +30,7 @@ async fn a_restart_keeps_sessions_and_tokens(mode: Mode) {
             node.validate(&ended.session_id).await.is_unauthenticated();
         }
     }
-    stage
-        .a()
-        .try_login(&alice.email, &alice.password)
-        .await
-        .expect(200);
+    stage.a().try_login(&alice.email, &alice.password).await.expect(200);
 }
 
 async fn a_crash_loses_nothing_that_was_answered(mode: Mode) {
@@ -46,26 +38,14 @@ async fn a_crash_loses_nothing_that_was_answered(mode: Mode) {
     for _ in 0..3 {
         let (alice, ended) = (stage.a().signup().await, stage.a().signup().await);
         let new = new_password();
-        stage
-            .a()
-            .change_password(&alice.token, &alice.password, &new)
-            .await
-            .expect(200);
+        stage.a().change_password(&alice.token, &alice.password, &new).await.expect(200);
         stage.a().logout(&ended.token).await.expect(200);
         stage.gateways[0].kill();
         stage.gateways[0].restart().await;
         stage.a().me(&ended.token).await.is_bad_token();
-        stage
-            .a()
-            .validate(&ended.session_id)
-            .await
-            .is_unauthenticated();
+        stage.a().validate(&ended.session_id).await.is_unauthenticated();
         stage.a().me(&alice.token).await.expect(200);
-        stage
-            .a()
-            .try_login(&alice.email, &alice.password)
-            .await
-            .is_problem(401, "invalid_credentials");
+        stage.a().try_login(&alice.email, &alice.password).await.is_problem(401, "invalid_credentials");
         stage.a().try_login(&alice.email, &new).await.expect(200);
     }
 }
@@ -75,11 +55,7 @@ async fn two_nodes_start_at_once_on_an_empty_database(_: Mode) {
         let database = PostgresServer::shared().database().await;
         let redis = RedisServer::start();
         let settings = Settings::embedded().postgres(&database).redis(&redis);
-        let gateways = [
-            settings.clone().spawn(),
-            settings.clone().spawn(),
-            settings.spawn(),
-        ];
+        let gateways = [settings.clone().spawn(), settings.clone().spawn(), settings.spawn()];
         for gateway in &gateways {
             gateway.ready().await;
         }
@@ -122,10 +98,7 @@ async fn a_bad_setting_stops_the_start_and_is_named(_: Mode) {
         ("PORTCULLIS_MAX_MESSAGE_BYTES", "many"),
         ("PORTCULLIS_COOKIES", "perhaps"),
         ("PORTCULLIS_THROTTLING", "sometimes"),
-        (
-            "PORTCULLIS_ALLOWED_ORIGINS",
-            "https://app.example/with/a/path",
-        ),
+        ("PORTCULLIS_ALLOWED_ORIGINS", "https://app.example/with/a/path"),
         ("PORTCULLIS_TRUSTED_PROXIES", "everybody"),
         ("PORT", "70000"),
         ("HOST", "not a host"),
@@ -134,10 +107,7 @@ async fn a_bad_setting_stops_the_start_and_is_named(_: Mode) {
     ] {
         let gateway = Settings::embedded().env(name, value).spawn();
         let code = gateway.exited().await;
-        assert!(
-            code != 0 && code < 128,
-            "{name}={value}: it ended with {code}"
-        );
+        assert!(code != 0 && code < 128, "{name}={value}: it ended with {code}");
         let log = gateway.log();
         assert!(log.contains(name), "{name}={value} is not named: {log}");
         assert!(!log.contains("panicked"), "{name}={value}: {log}");
@@ -147,16 +117,10 @@ async fn a_bad_setting_stops_the_start_and_is_named(_: Mode) {
 async fn a_start_says_where_everything_is(_: Mode) {
     let gateway = Settings::embedded().without("RUST_LOG").start().await;
     let log = gateway.log();
-    for said in [
-        gateway.node().authority(),
-        &gateway.data_dir().display().to_string(),
-    ] {
+    for said in [gateway.node().authority(), &gateway.data_dir().display().to_string()] {
         assert!(log.contains(said), "{said} is not said: {log}");
     }
-    assert!(
-        log.to_lowercase().contains("throttling"),
-        "switched off rate limits are said: {log}"
-    );
+    assert!(log.to_lowercase().contains("throttling"), "switched off rate limits are said: {log}");
 }
 
 async fn keys_are_for_their_owner_alone(_: Mode) {
@@ -169,22 +133,11 @@ async fn keys_are_for_their_owner_alone(_: Mode) {
             let (path, metadata) = (entry.path(), entry.metadata().expect("metadata"));
             if metadata.is_dir() {
                 folders.push(path);
-            } else if String::from_utf8_lossy(&std::fs::read(&path).expect("read"))
-                .contains("PRIVATE KEY")
-            {
+            } else if String::from_utf8_lossy(&std::fs::read(&path).expect("read")).contains("PRIVATE KEY") {
                 found += 1;
-                assert_eq!(
-                    metadata.permissions().mode() & 0o777,
-                    0o600,
-                    "{}",
-                    path.display()
-                );
+                assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{}", path.display());
             }
         }
     }
-    assert!(
-        found > 0,
-        "no private key in {}",
-        gateway.data_dir().display()
-    );
+    assert!(found > 0, "no private key in {}", gateway.data_dir().display());
 }

@@ -68,29 +68,16 @@ async fn jwks_publishes_every_public_key_and_nothing_private(mode: Mode) {
         signing.insert(header["kid"].as_str().expect("a kid").to_owned());
         assert_eq!(header["alg"], "EdDSA");
     }
-    assert_eq!(
-        signing.len(),
-        stage.nodes().len(),
-        "each node signs with a key of its own"
-    );
+    assert_eq!(signing.len(), stage.nodes().len(), "each node signs with a key of its own");
     for node in stage.nodes() {
         let jwks = node.get("/.well-known/jwks.json").send().await.expect(200);
         let keys = jwks["keys"].as_array().expect("keys");
-        let published: BTreeSet<_> = keys
-            .iter()
-            .filter_map(|key| Some(key["kid"].as_str()?.to_owned()))
-            .collect();
+        let published: BTreeSet<_> = keys.iter().filter_map(|key| Some(key["kid"].as_str()?.to_owned())).collect();
         assert!(published.is_superset(&signing), "{jwks:#?}");
         for key in keys {
-            assert_eq!(
-                (&key["kty"], &key["crv"], &key["alg"]),
-                (&json!("OKP"), &json!("Ed25519"), &json!("EdDSA"))
-            );
+            assert_eq!((&key["kty"], &key["crv"], &key["alg"]), (&json!("OKP"), &json!("Ed25519"), &json!("EdDSA")));
             assert!(key["x"].is_string());
-            assert!(
-                key.get("d").is_none() && key.get("k").is_none(),
-                "a private key is published"
-            );
+            assert!(key.get("d").is_none() && key.get("k").is_none(), "a private key is published");
         }
     }
 }
@@ -105,32 +92,15 @@ async fn health_has_its_shape(mode: Mode) {
         let redis = &health["redis_cache"];
         assert_eq!(redis["enabled"], mode == Mode::Cluster);
         assert_eq!(redis["connected"], mode == Mode::Cluster);
-        for count in [
-            "hits",
-            "misses",
-            "users_cached",
-            "sessions_cached",
-            "tokens_blacklisted",
-        ] {
+        for count in ["hits", "misses", "users_cached", "sessions_cached", "tokens_blacklisted"] {
             assert!(redis[count].is_u64(), "{count}: {redis}");
         }
-        assert!(
-            redis["hit_ratio"]
-                .as_f64()
-                .is_none_or(|ratio| (0.0..=1.0).contains(&ratio)),
-            "{redis}"
-        );
+        assert!(redis["hit_ratio"].as_f64().is_none_or(|ratio| (0.0..=1.0).contains(&ratio)), "{redis}");
         for member in ["hit_ratio", "latency_ms", "used_memory_bytes"] {
             assert!(redis.get(member).is_some(), "{member}: {redis}");
-            assert!(
-                mode == Mode::Embedded || redis[member].is_number(),
-                "{member}: {redis}"
-            );
+            assert!(mode == Mode::Embedded || redis[member].is_number(), "{member}: {redis}");
         }
-        assert!(
-            health["database"].is_object() && health["node"].is_object(),
-            "{health:#?}"
-        );
+        assert!(health["database"].is_object() && health["node"].is_object(), "{health:#?}");
     }
 }
 
@@ -150,29 +120,15 @@ async fn metrics_have_the_names_of_the_contract(mode: Mode) {
     let mut socket = stage.a().connect(&alice.token).await;
     stage.a().logout_all(&alice.token).await.expect(200);
     socket.expect_forced(4501, "logged out everywhere").await;
-    let missing = |text: &str| {
-        METRICS
-            .iter()
-            .filter(|name| !text.contains(*name))
-            .copied()
-            .collect::<Vec<_>>()
-    };
+    let missing = |text: &str| METRICS.iter().filter(|name| !text.contains(*name)).copied().collect::<Vec<_>>();
     eventually("all metrics show", async || {
         let metrics = stage.a().get("/metrics").send().await.expect(200);
         assert!(metrics.header("content-type").starts_with("text/plain"));
-        for label in [
-            "tier=\"local\"",
-            "surface=\"http\"",
-            "surface=\"websocket\"",
-            "dependency=\"database\"",
-        ] {
+        for label in ["tier=\"local\"", "surface=\"http\"", "surface=\"websocket\"", "dependency=\"database\""] {
             assert!(metrics.text.contains(label), "no {label}");
         }
         for secret in [&alice.email, &alice.user_id, &alice.sid, &alice.session_id] {
-            assert!(
-                !metrics.text.contains(secret.as_str()),
-                "a label without a bound"
-            );
+            assert!(!metrics.text.contains(secret.as_str()), "a label without a bound");
         }
         let missing = missing(&metrics.text);
         eprintln!("missing: {missing:?}");
@@ -184,18 +140,11 @@ async fn metrics_have_the_names_of_the_contract(mode: Mode) {
 async fn openapi_names_every_path(mode: Mode) {
     let stage = mode.stage().await;
     let document = stage.a().get("/api/openapi.json").send().await.expect(200);
-    assert!(
-        document.str("openapi").starts_with("3.1"),
-        "{}",
-        document["openapi"]
-    );
+    assert!(document.str("openapi").starts_with("3.1"), "{}", document["openapi"]);
     for (path, methods) in PATHS {
         for method in methods {
             let operation = &document["paths"][path][method];
-            assert!(
-                operation["responses"].is_object(),
-                "{method} {path} is not described"
-            );
+            assert!(operation["responses"].is_object(), "{method} {path} is not described");
         }
     }
 }
@@ -211,24 +160,14 @@ async fn pages_are_there(mode: Mode) {
     let console = stage.a().get("/").send().await;
     for page in [docs, console] {
         let page = page.expect(200);
-        assert!(
-            page.header("content-type").starts_with("text/html"),
-            "{page:#?}"
-        );
+        assert!(page.header("content-type").starts_with("text/html"), "{page:#?}");
         assert!(page.text.contains("<html"), "{page:#?}");
     }
 }
 
 async fn an_unknown_route_is_a_problem(mode: Mode) {
     let stage = mode.stage().await;
-    for path in [
-        "/api/v1/auth/nothing",
-        "/api/v2/auth/me",
-        "/nothing",
-        "/api/v1/auth/me/",
-        "/%00",
-        "/..%2f..%2fetc",
-    ] {
+    for path in ["/api/v1/auth/nothing", "/api/v2/auth/me", "/nothing", "/api/v1/auth/me/", "/%00", "/..%2f..%2fetc"] {
         stage.a().get(path).send().await.problem(&[404]);
         stage.a().post(path).body("{}").send().await.problem(&[404]);
     }
@@ -236,17 +175,9 @@ async fn an_unknown_route_is_a_problem(mode: Mode) {
 
 async fn a_wrong_method_is_a_problem(mode: Mode) {
     let stage = mode.stage().await;
-    let wrong = [
-        ("GET", "/api/v1/auth/login"),
-        ("DELETE", "/api/v1/auth/me"),
-        ("POST", "/api/v1/auth/update-profile"),
-    ];
+    let wrong = [("GET", "/api/v1/auth/login"), ("DELETE", "/api/v1/auth/me"), ("POST", "/api/v1/auth/update-profile")];
     for (method, path) in wrong {
-        let answer = stage
-            .a()
-            .call(method.parse().expect("a method"), path)
-            .send()
-            .await;
+        let answer = stage.a().call(method.parse().expect("a method"), path).send().await;
         answer.problem(&[405]);
         assert!(!answer.header("allow").is_empty(), "{answer:#?}");
     }
@@ -254,12 +185,7 @@ async fn a_wrong_method_is_a_problem(mode: Mode) {
 
 async fn a_request_id_comes_back(mode: Mode) {
     let stage = mode.stage().await;
-    let given = stage
-        .a()
-        .get("/health/live")
-        .header("x-request-id", "from-the-proxy-7")
-        .send()
-        .await;
+    let given = stage.a().get("/health/live").header("x-request-id", "from-the-proxy-7").send().await;
     assert_eq!(given.header("x-request-id"), "from-the-proxy-7");
     let made = stage.a().get("/health/live").send().await;
     let next = stage.a().get("/health/live").send().await;
@@ -268,35 +194,12 @@ async fn a_request_id_comes_back(mode: Mode) {
 }
 
 async fn no_origin_is_reflected(mode: Mode) {
-    let stage = mode
-        .own()
-        .env("PORTCULLIS_ALLOWED_ORIGINS", "https://app.example")
-        .start()
-        .await;
+    let stage = mode.own().env("PORTCULLIS_ALLOWED_ORIGINS", "https://app.example").start().await;
     let alice = stage.a().signup().await;
-    let ask = |origin: &str| {
-        stage
-            .a()
-            .get("/api/v1/auth/me")
-            .bearer(&alice.token)
-            .header("origin", origin)
-            .send()
-    };
+    let ask = |origin: &str| stage.a().get("/api/v1/auth/me").bearer(&alice.token).header("origin", origin).send();
     let listed = ask("https://app.example").await.expect(200);
-    assert_eq!(
-        listed.header("access-control-allow-origin"),
-        "https://app.example"
-    );
-    for foreign in [
-        "https://evil.example",
-        "https://app.example.evil.example",
-        "http://app.example",
-        "null",
-    ] {
-        assert_eq!(
-            ask(foreign).await.header("access-control-allow-origin"),
-            "",
-            "{foreign}"
-        );
+    assert_eq!(listed.header("access-control-allow-origin"), "https://app.example");
+    for foreign in ["https://evil.example", "https://app.example.evil.example", "http://app.example", "null"] {
+        assert_eq!(ask(foreign).await.header("access-control-allow-origin"), "", "{foreign}");
     }
 }

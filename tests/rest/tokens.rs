@@ -25,10 +25,7 @@ const GUARDED: [(&str, &str); 9] = [
     ("PATCH", "/api/v1/auth/update-profile"),
     ("POST", "/api/v1/auth/change-password"),
     ("GET", "/api/v1/auth/sessions"),
-    (
-        "DELETE",
-        "/api/v1/auth/sessions/00000000-0000-4000-8000-000000000000",
-    ),
+    ("DELETE", "/api/v1/auth/sessions/00000000-0000-4000-8000-000000000000"),
     ("POST", "/api/v1/auth/ws-ticket"),
     ("POST", "/api/v1/auth/logout-all-devices"),
     ("GET", "/api/v1/auth/verify"),
@@ -57,11 +54,7 @@ async fn every_guarded_endpoint_asks_for_a_bearer(mode: Mode) {
     for (method, path) in GUARDED {
         let call = || stage.a().call(method.parse().expect("a method"), path);
         call().send().await.is_unauthenticated();
-        call()
-            .bearer(&forged(&alice.token))
-            .send()
-            .await
-            .is_bad_token();
+        call().bearer(&forged(&alice.token)).send().await.is_bad_token();
         call().bearer("nonsense").send().await.is_bad_token();
     }
 }
@@ -69,17 +62,10 @@ async fn every_guarded_endpoint_asks_for_a_bearer(mode: Mode) {
 async fn a_token_signed_with_a_public_key_is_refused(mode: Mode) {
     let stage = mode.stage().await;
     let alice = stage.a().signup().await;
-    let jwks = stage
-        .a()
-        .get("/.well-known/jwks.json")
-        .send()
-        .await
-        .expect(200);
+    let jwks = stage.a().get("/.well-known/jwks.json").send().await.expect(200);
     let mut header = Header::new(Algorithm::HS256);
     header.typ = Some("at+jwt".to_owned());
-    header.kid = token_header(&alice.token)["kid"]
-        .as_str()
-        .map(str::to_owned);
+    header.kid = token_header(&alice.token)["kid"].as_str().map(str::to_owned);
     for key in jwks["keys"].as_array().expect("keys") {
         let public = key["x"].as_str().expect("a public key");
         for secret in [
@@ -87,8 +73,7 @@ async fn a_token_signed_with_a_public_key_is_refused(mode: Mode) {
             EncodingKey::from_base64_secret(public)
                 .unwrap_or_else(|_| EncodingKey::from_secret(key.to_string().as_bytes())),
         ] {
-            let token =
-                jsonwebtoken::encode(&header, &claims(&alice.token), &secret).expect("a token");
+            let token = jsonwebtoken::encode(&header, &claims(&alice.token), &secret).expect("a token");
             stage.a().me(&token).await.is_bad_token();
         }
     }
@@ -99,8 +84,7 @@ async fn an_unsigned_token_is_refused(mode: Mode) {
     let alice = stage.a().signup().await;
     let payload = alice.token.split('.').nth(1).expect("a payload");
     for algorithm in ["none", "None", "NONE", ""] {
-        let header =
-            json!({"typ": "at+jwt", "alg": algorithm, "kid": token_header(&alice.token)["kid"]});
+        let header = json!({"typ": "at+jwt", "alg": algorithm, "kid": token_header(&alice.token)["kid"]});
         for signature in ["", "AAAA"] {
             let token = format!("{}.{payload}.{signature}", base64url(&header.to_string()));
             stage.a().me(&token).await.is_bad_token();
@@ -123,10 +107,7 @@ async fn an_altered_token_is_refused(mode: Mode) {
         format!("{header}.{payload_of_bob}.{signature}"),
         format!("{header}.{payload}.{signature_of_bob}"),
         format!("{header}.{}.{signature}", base64url(&longer.to_string())),
-        format!(
-            "{}.{payload}.{signature}",
-            base64url(&other_kid.to_string())
-        ),
+        format!("{}.{payload}.{signature}", base64url(&other_kid.to_string())),
         format!("{header}.{payload}"),
         format!("{header}.{payload}."),
         format!("{header}.{payload}.{signature}.{signature}"),
@@ -141,10 +122,7 @@ async fn an_altered_token_is_refused(mode: Mode) {
 }
 
 async fn an_expired_token_is_refused(mode: Mode) {
-    let short = mode
-        .own()
-        .env("PORTCULLIS_ACCESS_TOKEN_TTL", "1s")
-        .env("PORTCULLIS_TOKEN_LEEWAY", "0s");
+    let short = mode.own().env("PORTCULLIS_ACCESS_TOKEN_TTL", "1s").env("PORTCULLIS_TOKEN_LEEWAY", "0s");
     let stage = short.start().await;
     let alice = stage.a().signup().await;
     // Known to the caches as good; the expiry counts on a hit too.
@@ -161,11 +139,7 @@ async fn an_access_token_is_no_session_and_a_session_no_token(mode: Mode) {
     let alice = stage.a().signup().await;
     stage.a().me(&alice.session_id).await.is_bad_token();
     stage.a().me(&alice.sid).await.is_bad_token();
-    stage
-        .a()
-        .validate(&alice.token)
-        .await
-        .problem(&[400, 401, 422]);
+    stage.a().validate(&alice.token).await.problem(&[400, 401, 422]);
 }
 
 async fn a_token_of_one_node_is_good_on_every_node(mode: Mode) {

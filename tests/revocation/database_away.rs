@@ -47,23 +47,11 @@ async fn ask_everything(stage: &Stage, who: &Login) -> Vec<(&'static str, Answer
             node.sessions(&who.token),
             node.try_login(&who.email, &who.password),
             node.patch_profile(&who.token, &profile),
-            node.post("/api/v1/auth/ws-ticket")
-                .bearer(&who.token)
-                .send(),
+            node.post("/api/v1/auth/ws-ticket").bearer(&who.token).send(),
             node.socket().bearer(&who.token).attempt(),
         );
-        answers.extend([
-            ("me", me),
-            ("verify", verify),
-            ("validate", validate),
-            ("sessions", sessions),
-        ]);
-        answers.extend([
-            ("login", login),
-            ("patch", patch),
-            ("ticket", ticket),
-            ("socket", socket),
-        ]);
+        answers.extend([("me", me), ("verify", verify), ("validate", validate), ("sessions", sessions)]);
+        answers.extend([("login", login), ("patch", patch), ("ticket", ticket), ("socket", socket)]);
     }
     answers
 }
@@ -77,10 +65,7 @@ async fn all_turn_to_503(stage: &Stage, who: &Login) {
             if answer.status == 503 {
                 answer.problem(&[503]);
             } else {
-                assert!(
-                    [101, 200, 204].contains(&answer.status),
-                    "{call}: {answer:#?}"
-                );
+                assert!([101, 200, 204].contains(&answer.status), "{call}: {answer:#?}");
             }
             let worst = seen.entry(call).or_default();
             *worst = answer.status.max(*worst);
@@ -88,10 +73,7 @@ async fn all_turn_to_503(stage: &Stage, who: &Login) {
         if seen.values().all(|worst| *worst == 503) {
             return;
         }
-        assert!(
-            started.elapsed() < 2 * DEADLINE,
-            "not everything is 503: {seen:?}"
-        );
+        assert!(started.elapsed() < 2 * DEADLINE, "not everything is 503: {seen:?}");
     }
 }
 
@@ -99,15 +81,9 @@ async fn all_turn_good_again(stage: &Stage, who: &Login) {
     eventually("everything works again", async || {
         let answers = ask_everything(stage, who).await;
         for (call, answer) in &answers {
-            assert!(
-                [101, 200, 204, 503].contains(&answer.status),
-                "{call}: {answer:#?}"
-            );
+            assert!([101, 200, 204, 503].contains(&answer.status), "{call}: {answer:#?}");
         }
-        answers
-            .iter()
-            .all(|(_, answer)| answer.status != 503)
-            .then_some(())
+        answers.iter().all(|(_, answer)| answer.status != 503).then_some(())
     })
     .await;
 }
@@ -153,12 +129,7 @@ async fn a_muted_socket_is_told_to_come_again_and_lives_on(mode: Mode) {
         })
         .await;
         // A refresh that cannot be checked is no reason to close.
-        Socket::is_error(
-            &socket
-                .command(json!({"refresh": {"token": alice.token}}))
-                .await,
-            100,
-        );
+        Socket::is_error(&socket.command(json!({"refresh": {"token": alice.token}})).await, 100);
     }
     thaw_both(&stage);
     for socket in &mut open {
@@ -172,12 +143,7 @@ async fn a_muted_socket_is_told_to_come_again_and_lives_on(mode: Mode) {
 }
 
 async fn after_the_grace_time_sockets_are_closed_with_4000(mode: Mode) {
-    let stage = mode
-        .own()
-        .own_postgres()
-        .env("PORTCULLIS_GRACE_TIME", "2s")
-        .start()
-        .await;
+    let stage = mode.own().own_postgres().env("PORTCULLIS_GRACE_TIME", "2s").start().await;
     let alice = stage.a().signup().await;
     let mut open = sockets(&stage, &alice).await;
     freeze_both(&stage);
@@ -194,9 +160,7 @@ async fn connect_that_cannot_be_checked_is_4000(mode: Mode) {
     freeze_both(&stage);
     eventually("connect cannot be checked", async || {
         let mut socket = stage.b().socket().open().await;
-        socket
-            .send_command(json!({"connect": {"token": alice.token}}))
-            .await;
+        socket.send_command(json!({"connect": {"token": alice.token}})).await;
         match socket.next().await {
             // Proven fresh a moment ago.
             Event::Reply(reply) if reply["connect"].is_object() => None,
@@ -215,10 +179,7 @@ async fn a_node_that_can_serve_nobody_says_so(mode: Mode) {
     let stage = breakable(mode).await;
     freeze_both(&stage);
     for node in stage.nodes() {
-        eventually("health is 503", async || {
-            (node.get("/health").send().await.status == 503).then_some(())
-        })
-        .await;
+        eventually("health is 503", async || (node.get("/health").send().await.status == 503).then_some(())).await;
         // Restarting it would help nobody.
         node.get("/health/live").send().await.expect(200);
     }
@@ -253,9 +214,7 @@ async fn a_stopped_node_believes_nothing_it_knew(mode: Mode) {
         let (node, token) = (stage.b().clone(), alice.token.clone());
         async move { node.me(&token).await }
     });
-    ending
-        .send_command(json!({"rpc": {"method": "auth.me", "data": {}}}))
-        .await;
+    ending.send_command(json!({"rpc": {"method": "auth.me", "data": {}}})).await;
     stage.gateways[1].signal("CONT");
     let answer = request.await.expect("an answer");
     assert!([401, 503].contains(&answer.status), "{answer:#?}");

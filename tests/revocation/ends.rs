@@ -46,13 +46,7 @@ async fn a_logout_by_the_secret_ends_the_session(mode: Mode) {
     let alice = stage.a().signup().await;
     let mut ending = sockets(&stage, &alice).await;
     let body = json!({"session_id": alice.session_id});
-    stage
-        .a()
-        .post("/api/v1/auth/logout")
-        .json(&body)
-        .send()
-        .await
-        .expect(200);
+    stage.a().post("/api/v1/auth/logout").json(&body).send().await.expect(200);
     let answered = Instant::now();
     all_forced(&mut ending, 4500, "logged out").await;
     refused_everywhere(&stage, &alice, answered).await;
@@ -87,11 +81,7 @@ async fn one_session_is_ended_from_another(mode: Mode) {
     let phone = stage.b().login(&laptop).await;
     let mut ending = sockets(&stage, &phone).await;
     let mut spared = sockets(&stage, &laptop).await;
-    stage
-        .a()
-        .end_session(&laptop.token, &phone.sid)
-        .await
-        .expect(204);
+    stage.a().end_session(&laptop.token, &phone.sid).await.expect(204);
     let answered = Instant::now();
     all_forced(&mut ending, 4502, "session revoked").await;
     refused_everywhere(&stage, &phone, answered).await;
@@ -103,11 +93,7 @@ async fn ending_ones_own_session_is_a_logout(mode: Mode) {
     let stage = mode.stage().await;
     let alice = stage.a().signup().await;
     let mut ending = sockets(&stage, &alice).await;
-    stage
-        .b()
-        .end_session(&alice.token, &alice.sid)
-        .await
-        .expect(204);
+    stage.b().end_session(&alice.token, &alice.sid).await.expect(204);
     let answered = Instant::now();
     all_forced(&mut ending, 4500, "logged out").await;
     refused_everywhere(&stage, &alice, answered).await;
@@ -121,20 +107,14 @@ async fn a_new_password_ends_all_but_its_own_session(mode: Mode) {
     let mut ending = sockets(&stage, &others[0]).await;
     ending.extend(sockets(&stage, &others[1]).await);
     let new = new_password();
-    stage
-        .a()
-        .change_password(&own.token, &own.password, &new)
-        .await
-        .expect(200);
+    stage.a().change_password(&own.token, &own.password, &new).await.expect(200);
     let answered = Instant::now();
     all_forced(&mut ending, 4504, "credentials changed").await;
     for other in &others {
         refused_everywhere(&stage, other, answered).await;
     }
     for node in stage.nodes() {
-        node.try_login(&own.email, &own.password)
-            .await
-            .is_problem(401, "invalid_credentials");
+        node.try_login(&own.email, &own.password).await.is_problem(401, "invalid_credentials");
         node.try_login(&own.email, &new).await.expect(200);
     }
     all_open(&mut spared).await;
@@ -151,9 +131,7 @@ async fn an_operator_disables_a_user_by_hand(mode: Mode) {
     all_forced(&mut ending, 4503, "account disabled").await;
     refused_everywhere(&stage, &alice, answered).await;
     for node in stage.nodes() {
-        node.try_login(&alice.email, &alice.password)
-            .await
-            .is_problem(403, "account_disabled");
+        node.try_login(&alice.email, &alice.password).await.is_problem(403, "account_disabled");
     }
     all_open(&mut bystanders).await;
 }
@@ -168,10 +146,7 @@ async fn an_operator_raises_the_epoch_by_hand(mode: Mode) {
         let (code, reason, goodbye) = socket.closed().await;
         // An operator gave no reason; either is fair.
         assert!([4501, 4502].contains(&code), "{code} {reason}");
-        assert_eq!(
-            goodbye,
-            Some(json!({"code": code, "reason": reason, "reconnect": false}))
-        );
+        assert_eq!(goodbye, Some(json!({"code": code, "reason": reason, "reconnect": false})));
     }
     refused_everywhere(&stage, &alice, answered).await;
     let next = stage.b().login(&alice).await;
@@ -188,11 +163,7 @@ async fn every_kind_of_socket_is_closed(mode: Mode) {
         node.socket().bearer(&alice.token).open().await,
         node.socket().subprotocols(&offered).open().await,
         node.socket().ticket(&ticket).open().await,
-        node.socket()
-            .cookie(&alice.session_id)
-            .origin(&node.url)
-            .open()
-            .await,
+        node.socket().cookie(&alice.session_id).origin(&node.url).open().await,
         node.connect(&alice.token).await,
     ];
     stage.a().logout_all(&alice.token).await.expect(200);
@@ -202,20 +173,12 @@ async fn every_kind_of_socket_is_closed(mode: Mode) {
 async fn a_kill_is_final_and_no_refresh_undoes_it(mode: Mode) {
     let stage = mode.stage().await;
     let alice = stage.a().signup().await;
-    let spare = stage
-        .a()
-        .validate(&alice.session_id)
-        .await
-        .expect(200)
-        .str("access_token")
-        .to_owned();
+    let spare = stage.a().validate(&alice.session_id).await.expect(200).str("access_token").to_owned();
     let mut socket = stage.b().connect(&alice.token).await;
     stage.a().logout(&alice.token).await.expect(200);
     let answered = Instant::now();
     // The refresh races the news on the other node; whoever is first, the socket ends as logged out.
-    socket
-        .send_command(json!({"refresh": {"token": spare}}))
-        .await;
+    socket.send_command(json!({"refresh": {"token": spare}})).await;
     let (code, reason, _) = socket.closed().await;
     assert_eq!((code, reason.as_str()), (4500, "logged out"));
     refused_everywhere(&stage, &alice.with_token(&spare), answered).await;
@@ -228,19 +191,12 @@ async fn the_login_with_the_old_password_does_not_survive_its_change(mode: Mode)
         // Several logins wait for their hash while the password changes under them.
         let waiting: Vec<_> = (0..6)
             .map(|n| {
-                let (node, alice) = (
-                    stage.nodes()[n % stage.nodes().len()].clone(),
-                    alice.clone(),
-                );
+                let (node, alice) = (stage.nodes()[n % stage.nodes().len()].clone(), alice.clone());
                 tokio::spawn(async move { node.try_login(&alice.email, &alice.password).await })
             })
             .collect();
         let new = new_password();
-        stage
-            .a()
-            .change_password(&alice.token, &alice.password, &new)
-            .await
-            .expect(200);
+        stage.a().change_password(&alice.token, &alice.password, &new).await.expect(200);
         let answered = Instant::now();
         for login in waiting {
             let login = login.await.expect("an answer");
@@ -264,10 +220,7 @@ async fn refresh_and_logout_crossing_leave_nothing_behind(mode: Mode) {
         accepted_everywhere(&stage, &alice).await;
         let renewals: Vec<_> = (0..8)
             .map(|n| {
-                let (node, secret) = (
-                    stage.nodes()[n % stage.nodes().len()].clone(),
-                    alice.session_id.clone(),
-                );
+                let (node, secret) = (stage.nodes()[n % stage.nodes().len()].clone(), alice.session_id.clone());
                 tokio::spawn(async move { node.validate(&secret).await })
             })
             .collect();
@@ -302,11 +255,7 @@ async fn prefer_wait_counts_sockets_and_nodes(mode: Mode) {
     loop {
         let alice = stage.a().signup().await;
         let mut ending = sockets(&stage, &alice).await;
-        let call = stage
-            .a()
-            .post("/api/v1/auth/logout-all-devices")
-            .bearer(&alice.token)
-            .header("prefer", "wait=5");
+        let call = stage.a().post("/api/v1/auth/logout-all-devices").bearer(&alice.token).header("prefer", "wait=5");
         let answer = call.send().await.expect(200);
         assert_eq!(answer["sessions_revoked"], 1);
         all_forced(&mut ending, 4501, "logged out everywhere").await;
@@ -316,9 +265,6 @@ async fn prefer_wait_counts_sockets_and_nodes(mode: Mode) {
             assert_eq!(answer["sockets_closed"], nodes, "one a node: {answer:#?}");
             return;
         }
-        assert!(
-            started.elapsed() < DEADLINE,
-            "the nodes do not find each other: {answer:#?}"
-        );
+        assert!(started.elapsed() < DEADLINE, "the nodes do not find each other: {answer:#?}");
     }
 }

@@ -41,22 +41,11 @@ impl Taken {
 async fn refused_everywhere(stage: &Stage, ended: &Login, answered: Instant) {
     for node in stage.nodes() {
         let who = &ended.token;
-        refused("me", answered, async || {
-            Taken::by_status(node.me(who).await.status)
-        })
-        .await;
-        refused("verify", answered, async || {
-            Taken::by_status(node.verify(who).await.status)
-        })
-        .await;
-        refused("validate-session", answered, async || {
-            Taken::by_status(node.validate(&ended.session_id).await.status)
-        })
-        .await;
-        refused("connect", answered, async || {
-            connect_is_taken(node, who).await
-        })
-        .await;
+        refused("me", answered, async || Taken::by_status(node.me(who).await.status)).await;
+        refused("verify", answered, async || Taken::by_status(node.verify(who).await.status)).await;
+        refused("validate-session", answered, async || Taken::by_status(node.validate(&ended.session_id).await.status))
+            .await;
+        refused("connect", answered, async || connect_is_taken(node, who).await).await;
         node.me(who).await.is_bad_token();
         node.verify(who).await.is_bad_token();
         node.validate(&ended.session_id).await.is_unauthenticated();
@@ -69,14 +58,8 @@ async fn refused(what: &str, answered: Instant, probe: impl AsyncFn() -> Taken) 
         let sent = answered.elapsed();
         match probe().await {
             Taken::Refused => return,
-            Taken::Accepted => assert!(
-                sent <= BOUND,
-                "{what}: accepted, though sent {sent:?} after the revocation"
-            ),
-            Taken::CannotTell => assert!(
-                sent <= DEADLINE,
-                "{what}: nobody can tell, {sent:?} after the revocation"
-            ),
+            Taken::Accepted => assert!(sent <= BOUND, "{what}: accepted, though sent {sent:?} after the revocation"),
+            Taken::CannotTell => assert!(sent <= DEADLINE, "{what}: nobody can tell, {sent:?} after the revocation"),
         }
         tokio::time::sleep(common::wait::POLL).await;
     }
@@ -84,9 +67,7 @@ async fn refused(what: &str, answered: Instant, probe: impl AsyncFn() -> Taken) 
 
 async fn connect_is_taken(node: &Node, token: &str) -> Taken {
     let mut socket = node.socket().open().await;
-    socket
-        .send_command(json!({"connect": {"token": token}}))
-        .await;
+    socket.send_command(json!({"connect": {"token": token}})).await;
     loop {
         match socket.next().await {
             Event::Reply(reply) if reply["connect"].is_object() => return Taken::Accepted,

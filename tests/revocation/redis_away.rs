@@ -62,11 +62,7 @@ async fn every_kind_of_revocation_is_seen_with_redis_killed(mode: Mode) {
     let own = stage.a().signup().await;
     let ended = stage.b().login(&own).await;
     let mut ending = sockets(&stage, &ended).await;
-    stage
-        .a()
-        .end_session(&own.token, &ended.sid)
-        .await
-        .expect(204);
+    stage.a().end_session(&own.token, &ended.sid).await.expect(204);
     let answered = Instant::now();
     all_forced(&mut ending, 4502, "session revoked").await;
     refused_everywhere(&stage, &ended, answered).await;
@@ -74,11 +70,7 @@ async fn every_kind_of_revocation_is_seen_with_redis_killed(mode: Mode) {
     let other = stage.b().login(&own).await;
     let mut ending = sockets(&stage, &other).await;
     let mut spared = sockets(&stage, &own).await;
-    stage
-        .a()
-        .change_password(&own.token, &own.password, &new_password())
-        .await
-        .expect(200);
+    stage.a().change_password(&own.token, &own.password, &new_password()).await.expect(200);
     let answered = Instant::now();
     all_forced(&mut ending, 4504, "credentials changed").await;
     refused_everywhere(&stage, &other, answered).await;
@@ -205,44 +197,25 @@ async fn a_flushed_redis_brings_nobody_back(mode: Mode) {
     }
     accepted_everywhere(&stage, &bob).await;
     refused_everywhere(&stage, &alice, answered).await;
-    let change = stage
-        .a()
-        .patch_profile(&bob.token, &json!({"full_name": "Bob"}))
-        .await
-        .expect(200);
+    let change = stage.a().patch_profile(&bob.token, &json!({"full_name": "Bob"})).await.expect(200);
     assert_eq!(change["full_name"], "Bob");
 }
 
 async fn connection(stage: &Stage) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(stage.redis().url()).expect("a URL");
     let connecting = client.get_multiplexed_async_connection();
-    tokio::time::timeout(DEADLINE, connecting)
-        .await
-        .expect("Redis in time")
-        .expect("Redis")
+    tokio::time::timeout(DEADLINE, connecting).await.expect("Redis in time").expect("Redis")
 }
 
 async fn flush(stage: &Stage) {
     let mut redis = connection(stage).await;
-    redis::cmd("FLUSHALL")
-        .query_async::<()>(&mut redis)
-        .await
-        .expect("flush");
+    redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.expect("flush");
 }
 
 async fn overwrite_all(stage: &Stage) {
     let mut redis = connection(stage).await;
-    let keys: Vec<Vec<u8>> = redis::cmd("KEYS")
-        .arg("*")
-        .query_async(&mut redis)
-        .await
-        .expect("keys");
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query_async(&mut redis).await.expect("keys");
     for key in keys {
-        redis::cmd("SET")
-            .arg(key)
-            .arg("nonsense")
-            .query_async::<()>(&mut redis)
-            .await
-            .expect("set");
+        redis::cmd("SET").arg(key).arg("nonsense").query_async::<()>(&mut redis).await.expect("set");
     }
 }

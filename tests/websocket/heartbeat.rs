@@ -16,10 +16,7 @@ stages! {
 }
 
 async fn quick(mode: Mode) -> Stage {
-    mode.own()
-        .env("PORTCULLIS_PING_INTERVAL", "1s")
-        .start()
-        .await
+    mode.own().env("PORTCULLIS_PING_INTERVAL", "1s").start().await
 }
 
 async fn no_pong_is_3012_and_a_pong_keeps_the_socket(mode: Mode) {
@@ -48,32 +45,17 @@ async fn the_answer_to_connect_says_the_interval(mode: Mode) {
     let alice = stage.a().signup().await;
     let mut socket = stage.a().socket().open().await;
     let reply = socket.connect(&alice.token).await;
-    assert_eq!(
-        (&reply["connect"]["ping"], &reply["connect"]["pong"]),
-        (&json!(1), &json!(true))
-    );
+    assert_eq!((&reply["connect"]["ping"], &reply["connect"]["pong"]), (&json!(1), &json!(true)));
 }
 
 async fn a_client_may_ask_for_the_pings_of_rfc_6455(mode: Mode) {
     let stage = quick(mode).await;
     let alice = stage.a().signup().await;
-    let mut socket = stage
-        .a()
-        .socket()
-        .path("/ws?cf_ws_frame_ping_pong=true")
-        .open()
-        .await;
+    let mut socket = stage.a().socket().path("/ws?cf_ws_frame_ping_pong=true").open().await;
     let reply = socket.connect(&alice.token).await;
-    assert!(
-        !reply["connect"]["pong"].as_bool().unwrap_or(false),
-        "no `{{}}` is expected: {reply}"
-    );
+    assert!(!reply["connect"]["pong"].as_bool().unwrap_or(false), "no `{{}}` is expected: {reply}");
     for _ in 0..2 {
-        assert_eq!(
-            socket.next().await,
-            Event::FramePing,
-            "one heartbeat, not two"
-        );
+        assert_eq!(socket.next().await, Event::FramePing, "one heartbeat, not two");
     }
     socket.expect_open().await;
 }

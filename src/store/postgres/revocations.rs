@@ -8,16 +8,11 @@ use super::{Postgres, Transaction};
 use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
 use crate::secret::SecretHash;
-use crate::store::rows::{CountRow, EntryRow, entries};
+use crate::store::rows::CountRow;
 use crate::store::{ListedToken, Revoked, StoreResult};
 
-const CONFIRMED_ENTRIES: &str = concat!(
-    "WITH r AS (UPDATE revocations SET confirm = true ",
-    "WHERE position = pg_current_xact_id_if_assigned()::text::bigint AND kind = 'user_epoch' RETURNING *) ",
-    "SELECT coalesce(json_agg(",
-    entry_json!(),
-    "), '[]')::text FROM r"
-);
+const CONFIRM: &str = "UPDATE revocations SET confirm = true \
+     WHERE position = pg_current_xact_id_if_assigned()::text::bigint AND kind = 'user_epoch'";
 
 const COUNT_LIVE: &str = " RETURNING expires_at > now() AS live) SELECT count(*) FILTER (WHERE live)::text FROM ended";
 
@@ -64,12 +59,10 @@ impl Postgres {
             .uuid(user_id.0);
         transaction.run(raise).await?;
         let sessions = end_older(&mut transaction, user_id, reason).await?;
-        if !confirm {
-            return finish(transaction, sessions).await;
+        if confirm {
+            transaction.run(Script::new(CONFIRM)).await?;
         }
-        let entries = entries(transaction.json::<Vec<EntryRow>>(Script::new(CONFIRMED_ENTRIES)).await?)?;
-        transaction.commit().await?;
-        Ok(Revoked { sessions, entries })
+        finish(transaction, sessions).await
     }
 
     pub(in crate::store) async fn set_disabled(&self, user_id: UserId, disabled: bool) -> StoreResult<Revoked> {

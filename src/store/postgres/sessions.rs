@@ -93,7 +93,7 @@ impl Postgres {
         for (sid, at) in latest {
             script = script.text(", (").uuid(sid.0).text(", ").time(at).text(")");
         }
-        let script = script.text(TOUCHED).interval(ttl).text(")").text(TOUCHED_ROWS);
+        let script = script.text(TOUCHED).interval(ttl).text(TOUCHED_ROWS);
         let mut transaction = self.begin("touch_sessions").await?;
         let rows: Vec<TouchRow> = transaction.json(script).await?;
         transaction.commit().await?;

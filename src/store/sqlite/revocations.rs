@@ -7,7 +7,7 @@ use super::{Sqlite, Transaction};
 use crate::entry::EndReason;
 use crate::ids::{Sid, UserId};
 use crate::secret::SecretHash;
-use crate::store::rows::{CountRow, EntryRow, entries, to_hex, to_micros};
+use crate::store::rows::{CountRow, to_hex, to_micros};
 use crate::store::{ListedToken, Revoked, StoreResult};
 
 /// One that is dead by the epoch keeps the reason it died of. One that has expired is ended all the same: within the
@@ -56,10 +56,7 @@ const REDEEM: &str = concat!(
     " ON CONFLICT DO NOTHING"
 );
 
-const CONFIRM: &str = concat!(
-    "UPDATE revocations AS r SET confirm = 1 WHERE r.id > ?1 AND r.kind = 'user_epoch' RETURNING ",
-    entry_json!()
-);
+const CONFIRM: &str = "UPDATE revocations SET confirm = 1 WHERE id > ?1 AND kind = 'user_epoch'";
 
 impl Sqlite {
     pub(in crate::store) async fn end_session(
@@ -88,13 +85,10 @@ impl Sqlite {
         // The epoch first: it spares the log an entry for each session.
         transaction.run(sqlx::query(RAISE).bind(user_id.to_string()).bind(reason.as_str())).await?;
         let sessions = end_older(&mut transaction, user_id, reason).await?;
-        if !confirm {
-            return finish(transaction, sessions).await;
+        if confirm {
+            transaction.run(sqlx::query(CONFIRM).bind(transaction.logged_before)).await?;
         }
-        let confirmed = sqlx::query(CONFIRM).bind(transaction.logged_before);
-        let entries = entries(transaction.rows::<EntryRow>(confirmed).await?)?;
-        transaction.commit().await?;
-        Ok(Revoked { sessions, entries })
+        finish(transaction, sessions).await
     }
 
     pub(in crate::store) async fn set_disabled(&self, user_id: UserId, disabled: bool) -> StoreResult<Revoked> {

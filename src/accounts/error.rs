@@ -1,0 +1,58 @@
+//! Everything that can go wrong for an account: facts about it, values that are not allowed, and trouble of ours.
+
+use crate::auth::{AuthError, Denied};
+use crate::password::HashError;
+use crate::store::StoreError;
+
+/// A value that is not allowed. The detail names the field and never repeats the value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct NotAllowed {
+    /// The field as the client names it.
+    pub field: &'static str,
+    /// For programs.
+    pub code: &'static str,
+    /// For people.
+    pub detail: String,
+}
+
+/// Why an account operation did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// A value is not allowed.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// Somebody has this address.
+    #[error("the address is taken")]
+    EmailTaken,
+    /// No account has this address and password.
+    #[error("the address or the password is wrong")]
+    InvalidCredentials,
+    /// The password was right, the account is disabled.
+    #[error("the account is disabled")]
+    Disabled,
+    /// The password that should be the current one is not.
+    #[error("the current password is wrong")]
+    InvalidCurrentPassword,
+    /// The caller's credential turned out to be no good any more.
+    #[error("the credential is not good: {0:?}")]
+    Denied(Denied),
+    /// The credential cannot be checked right now.
+    #[error("the credential cannot be checked right now")]
+    CannotTell,
+    /// No hash could be computed right now.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The database could not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<AuthError> for AccountError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Denied(denied) => Self::Denied(denied),
+            AuthError::CannotTell => Self::CannotTell,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The HTTP side: the route table, and one file for each group of endpoints.
+//!
+//! Handlers read a request, ask `accounts` or `auth`, and write the answer; a failure becomes a problem document, whose
+//! status `problem` picks. Nothing here decides whether a credential is good.
+
+mod body;
+mod cookies;
+mod docs;
+mod edge;
+mod extract;
+pub mod health;
+mod limits;
+mod login;
+mod logout;
+mod me;
+mod pages;
+pub mod state;
+mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::routing::get;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::problem::Problem;
+pub use state::HttpState;
+use state::{Gateway, Shared};
+
+/// How long a browser may remember what a preflight said.
+const PREFLIGHT_LIFE: Duration = Duration::from_secs(600);
+
+/// Every endpoint of the contract but `verify` and `/ws`.
+fn endpoints() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(docs::Document::openapi())
+        .routes(routes!(login::signup))
+        .routes(routes!(login::login))
+        .routes(routes!(login::validate_session))
+        .routes(routes!(logout::logout))
+        .routes(routes!(logout::logout_all_devices))
+        .routes(routes!(logout::sessions))
+        .routes(routes!(logout::end_session))
+        .routes(routes!(me::me))
+        .routes(routes!(me::replace_profile, me::merge_profile))
+        .routes(routes!(me::change_password))
+        .routes(routes!(me::ws_ticket))
+        .routes(routes!(health::jwks))
+        .routes(routes!(health::health))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+}
+
+/// The hot path, which goes without layers.
+fn forward_auth() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(verify::verify))
+}
+
+/// What browsers are shown.
+fn pages() -> Router<Shared> {
+    Router::new()
+        .route("/", get(pages::console))
+        .route("/static/{*path}", get(pages::asset))
+        .route(docs::DOCUMENT_PATH, get(docs::document))
+        .route("/docs", get(docs::page))
+        .route("/docs/", get(docs::page))
+        .route("/docs/{file}", get(docs::file))
+}
+
+/// The whole HTTP side. Connections must come with a `ConnectInfo<SocketAddr>`; metrics must be installed before.
+pub fn router(state: HttpState) -> Router {
+    let document = docs::finish(endpoints().merge(forward_auth()).into_openapi());
+    let cors = cors(&state.config.allowed_origins);
+    let with_cors = |router: Router<Shared>| match &cors {
+        Some(cors) => router.layer(cors.clone()),
+        None => router,
+    };
+    let everything = Router::from(endpoints())
+        .merge(pages())
+        .fallback(async || Problem::not_found("There is nothing here."))
+        .method_not_allowed_fallback(wrong_method);
+    let everything = with_cors(everything).layer(axum::middleware::from_fn(edge::edge));
+    let forward_auth = Router::from(forward_auth()).method_not_allowed_fallback(wrong_method);
+    everything.merge(with_cors(forward_auth)).with_state(Arc::new(Gateway::new(state, document)))
+}
+
+/// The router adds `Allow`.
+async fn wrong_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This does not take that method; see Allow.")
+}
+
+/// Without a list only the gateway's own pages may call, and these need no CORS.
+fn cors(allowed_origins: &[String]) -> Option<CorsLayer> {
+    let listed: Vec<HeaderValue> =
+        allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    if listed.is_empty() {
+        return None;
+    }
+    let requested = [
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        HeaderName::from_static("prefer"),
+        HeaderName::from_static("x-requested-with"),
+        edge::REQUEST_ID,
+    ];
+    let shown = [
+        header::RETRY_AFTER,
+        header::WWW_AUTHENTICATE,
+        edge::REQUEST_ID,
+        HeaderName::from_static("preference-applied"),
+    ];
+    let cors = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(listed))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers(requested)
+        .expose_headers(shown)
+        .max_age(PREFLIGHT_LIFE);
+    Some(cors)
+}

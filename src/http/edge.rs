@@ -1,0 +1,104 @@
+//! What every answer has, whatever made it: a request id, no sniffing, no storing under `/api/v1/auth`; and a panic
+//! becomes a problem document.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::problem::Problem;
+
+/// Everything below it concerns credentials: no cache may keep an answer.
+const AUTH_PREFIX: &str = "/api/v1/auth";
+
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_BYTES: usize = 128;
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// The outermost layer of everything but `verify`, which does the same by hand.
+pub(super) async fn edge(request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let under_auth = request.uri().path().starts_with(AUTH_PREFIX);
+    let span = tracing::info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        // Without the query: it may hold what must not be logged.
+        path = request.uri().path(),
+    );
+    let mut response = guarded(async { next.run(request).await }).instrument(span.clone()).await;
+    span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));
+    mark(&mut response, id, under_auth);
+    response
+}
+
+/// Runs a handler; its panic costs this one request. (The panic hook has logged what and where.)
+pub(super) async fn guarded(handler: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(handler).catch_unwind().await.unwrap_or_else(|panic| after_panic(&panic))
+}
+
+fn after_panic(_panic: &(dyn Any + Send)) -> Response {
+    tracing::error!("a request handler panicked");
+    Problem::internal().into_response()
+}
+
+/// Writes the headers that every answer has.
+pub(super) fn mark(response: &mut Response, id: HeaderValue, under_auth: bool) {
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if under_auth {
+        headers.insert(header::CACHE_CONTROL, NO_STORE);
+    }
+}
+
+/// The request's own id when it is a sane one (proxies set it), else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    match headers.get(REQUEST_ID) {
+        Some(id) if is_sane(id.as_bytes()) => id.clone(),
+        _ => new_id(),
+    }
+}
+
+fn is_sane(id: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+fn new_id() -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    let id = Uuid::new_v4().simple().encode_lower(&mut buffer);
+    HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_for(given: &'static str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_static(given));
+        request_id(&headers).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_any_other_replaced() {
+        assert_eq!(id_for("from-the-proxy-7"), "from-the-proxy-7");
+        assert_eq!(id_for("two words").len(), 32);
+        assert_eq!(id_for("").len(), 32);
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_document() {
+        let response = guarded(async { panic!("on purpose") }).await;
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+}

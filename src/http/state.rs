@@ -1,0 +1,109 @@
+//! What every handler has at hand.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use metrics::{Histogram, counter, histogram};
+
+use super::health::HealthReport;
+use super::limits::Limits;
+use crate::accounts::Accounts;
+use crate::auth::{Auth, AuthError, Principal};
+use crate::config::Config;
+use crate::metrics::{AUTH_DURATION, LOGINS};
+use crate::origin::AllowedOrigins;
+use crate::secret::{AccessToken, SessionSecret};
+
+/// The parts that the HTTP side is built on.
+#[derive(Clone)]
+pub struct HttpState {
+    /// The judge.
+    pub auth: Auth,
+    /// Does what users ask for.
+    pub accounts: Accounts,
+    /// All settings.
+    pub config: Arc<Config>,
+    /// The node as operators see it.
+    pub vitals: Arc<dyn Vitals>,
+}
+
+/// The node as operators see it. Whoever joins the parts knows; handlers only show it.
+pub trait Vitals: Send + Sync + 'static {
+    /// Everything `/health` shows. Its look-ups have deadlines of their own, well under two seconds.
+    fn health(&self) -> BoxFuture<'static, HealthReport>;
+    /// The public signing keys as a JWK set.
+    fn jwks(&self) -> serde_json::Value;
+    /// All metrics as Prometheus text.
+    fn metrics(&self) -> String;
+    /// The node is stopping: orchestrators should send nobody new.
+    fn draining(&self) -> bool;
+}
+
+/// State of the router.
+pub(super) type Shared = Arc<Gateway>;
+
+/// [`HttpState`] and what is derived from it once.
+pub(super) struct Gateway {
+    pub auth: Auth,
+    pub accounts: Accounts,
+    pub config: Arc<Config>,
+    pub vitals: Arc<dyn Vitals>,
+    pub origins: AllowedOrigins,
+    pub limits: Limits,
+    /// The OpenAPI document as JSON.
+    pub document: bytes::Bytes,
+    judging: Judging,
+}
+
+/// Handles of the histogram: a look-up by name would cost more than the rest of a hit.
+struct Judging {
+    good: Histogram,
+    denied: Histogram,
+    cannot_tell: Histogram,
+}
+
+impl Gateway {
+    pub fn new(state: HttpState, document: bytes::Bytes) -> Self {
+        let outcome = |outcome: &'static str| histogram!(AUTH_DURATION, "surface" => "http", "outcome" => outcome);
+        let judging = Judging { good: outcome("good"), denied: outcome("denied"), cannot_tell: outcome("cannot_tell") };
+        let HttpState { auth, accounts, config, vitals } = state;
+        let (origins, limits) = (AllowedOrigins::new(&config.allowed_origins), Limits::new(config.throttling));
+        Self { auth, accounts, config, vitals, origins, limits, document, judging }
+    }
+
+    /// Judges an access token, and notes the use of its session when it is good.
+    pub async fn judge_token(&self, token: &AccessToken) -> Result<Principal, AuthError> {
+        self.used(self.timed(self.auth.token(token)).await)
+    }
+
+    /// The same for a session's secret.
+    pub async fn judge_secret(&self, secret: &SessionSecret) -> Result<Principal, AuthError> {
+        self.used(self.timed(self.auth.session_secret(secret)).await)
+    }
+
+    /// Measures how long a judgement takes.
+    pub async fn timed<T>(&self, judgement: impl Future<Output = Result<T, AuthError>>) -> Result<T, AuthError> {
+        let asked = Instant::now();
+        let outcome = judgement.await;
+        let histogram = match &outcome {
+            Ok(_) => &self.judging.good,
+            Err(AuthError::Denied(_)) => &self.judging.denied,
+            Err(AuthError::CannotTell) => &self.judging.cannot_tell,
+        };
+        histogram.record(asked.elapsed());
+        outcome
+    }
+
+    fn used(&self, judged: Result<Principal, AuthError>) -> Result<Principal, AuthError> {
+        if let Ok(principal) = &judged {
+            self.auth.touch(&principal.session);
+        }
+        judged
+    }
+}
+
+/// Counts a login.
+pub(super) fn count_login(result: &'static str) {
+    counter!(LOGINS, "result" => result).increment(1);
+}
