@@ -37,15 +37,16 @@ async fn measure() {
     let database = postgres.database().await;
     let settings = Settings::embedded().without("RUST_LOG").redis(&redis);
     let named = |name: &str| settings.clone().postgres(&format!("{database}?application_name={name}"));
-    let (a, b) = (named("node_a").start().await, named("node_b").start().await);
+    let gateways = (named("node_a").start().await, named("node_b").start().await);
+    let (a, b) = (gateways.0.node(), gateways.1.node());
     let secrets = seed::sessions(&database, SESSIONS).await;
-    let tokens = seed::tokens(&a.node(), &secrets).await;
-    let (on_a, on_b) = (a.node().signup().await, b.node().signup().await);
+    let tokens = seed::tokens(&a, &secrets).await;
+    let (on_a, on_b) = (a.signup().await, b.signup().await);
     let mut watcher = PgConnection::connect(&database).await.expect("connect to Postgres");
 
     println!("Connections to Postgres per node, the log reader's included; a look every {} ms", EVERY.as_millis());
     println!("                                      node        least   median   most");
-    let loads = async { tokio::join!(load(&a.node(), &on_a, &tokens), load(&b.node(), &on_b, &tokens)) };
+    let loads = async { tokio::join!(load(&a, &on_a, &tokens), load(&b, &on_b, &tokens)) };
     let (steady, asked) = tokio::join!(watch(&mut watcher, LOADED_FOR), loads);
     report("light load", &steady);
     println!("    {} requests to node_a, {} to node_b", asked.0, asked.1);

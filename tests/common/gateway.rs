@@ -84,12 +84,7 @@ impl Gateway {
 
     /// The process that runs now.
     pub fn pid(&self) -> u32 {
-        self.process
-            .lock()
-            .expect("process")
-            .as_ref()
-            .expect("a running gateway")
-            .pid()
+        self.process.lock().expect("process").as_ref().expect("a running gateway").pid()
     }
 
     /// All it has written so far, since its first start.
