@@ -69,7 +69,10 @@ async fn measure(sockets: usize) {
         grouped(sockets as u64)
     );
     println!(
-        "                                    bytes a socket       total   opened in   heartbeats   closed   left after the end"
+        "                                        bytes      total  opened  heartbeats   left after   with a second"
+    );
+    println!(
+        "                                     a socket                 in    answered      the end           crowd"
     );
     measure_one("bare tokio-tungstenite, 512 B buffer", bare.pid(), &bare_authority, &tokens, sockets).await;
     let node = gateway.node();
@@ -91,14 +94,19 @@ async fn measure_one(name: &str, pid: u32, authority: &str, tokens: &[String], s
     drop(crowd);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let left = resident_bytes(pid).saturating_sub(before);
+    // What is left must serve those who come next.
+    let second = Crowd::gather(authority, tokens, sockets);
+    let again = resident_bytes(pid).saturating_sub(before);
+    drop(second);
     let each = grown / sockets as u64;
     println!(
-        "{name:36} {:>13} {:>8.1} MiB {:>8.1} s {:>12} {closed:>8} {:>15.1} MiB",
+        "{name:36} {:>9} {:>6.1} MiB {:>5.1} s {:>11} {:>8.1} MiB {:>11.1} MiB",
         grouped(each),
         mebibytes(grown),
         opened_in.as_secs_f64(),
         grouped(heartbeats),
-        mebibytes(left)
+        mebibytes(left),
+        mebibytes(again)
     );
     each
 }

@@ -16,8 +16,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use common::Gateway;
 use common::gateway::Settings;
@@ -59,7 +58,7 @@ async fn measure() {
     let requests = self::requests(gateway.node().authority(), &tokens);
     report("local hit", &load::one_by_one(gateway.node().authority(), repeated(&requests)).await);
     first_sight("Redis hit", "redis", &settings, &tokens).await;
-    flush(&redis).await;
+    support::redis::flush(&redis);
     first_sight("database miss", "database", &settings, &tokens).await;
     println!("A first sight of a token on a node, as in the last two lines, costs a signature check too.");
 }
@@ -163,16 +162,6 @@ async fn first_sight(name: &str, tier: &str, settings: &Settings, tokens: &[Stri
 fn report(name: &str, latencies: &Latencies) {
     let (p50, p99) = (micros(latencies.quantile(0.5)), micros(latencies.quantile(0.99)));
     println!("{name:52} {p50:>10} {p99:>10} {:>9}", grouped(latencies.len() as u64));
-}
-
-async fn flush(redis: &RedisServer) {
-    let url = redis.url();
-    let authority = url.trim_start_matches("redis://").trim_end_matches("/0");
-    let mut stream = TcpStream::connect(authority).await.expect("connect to Redis");
-    stream.write_all(b"FLUSHALL\r\n").await.expect("write to Redis");
-    let mut answer = [0; 5];
-    stream.read_exact(&mut answer).await.expect("read from Redis");
-    assert_eq!(&answer, b"+OK\r\n");
 }
 
 /// A bare axum handler as a process of its own, whose answer is as long as the gateway's.

@@ -5,6 +5,7 @@
 
 pub mod load;
 pub mod process;
+pub mod redis;
 pub mod role;
 pub mod scrape;
 pub mod seed;
