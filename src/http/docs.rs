@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -152,7 +153,8 @@ pub(super) async fn page() -> Response {
 }
 
 /// `GET /docs/{file}`
-pub(super) async fn file(Path(path): Path<String>) -> Response {
+pub(super) async fn file(path: Result<Path<String>, PathRejection>) -> Response {
+    let path = path.map_or_else(|_| String::from("?"), |Path(path)| path);
     let config = Arc::new(utoipa_swagger_ui::Config::from(DOCUMENT_PATH));
     match utoipa_swagger_ui::serve(&path, config) {
         Ok(Some(file)) => {

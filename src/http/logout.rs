@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -149,11 +150,11 @@ pub(super) async fn end_session(
     State(gateway): State<Shared>,
     client: Client,
     Caller(principal): Caller,
-    sid: Option<Path<String>>,
+    sid: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let not_theirs = || Problem::not_found("You have no such session.");
     // What is no UUID names no session of anybody.
-    let sid: Sid = sid.and_then(|Path(text)| text.parse().ok()).ok_or_else(not_theirs)?;
+    let sid: Sid = sid.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(not_theirs)?;
     if !gateway.accounts.end_session(&principal, sid).await? {
         return Err(not_theirs());
     }

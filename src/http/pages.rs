@@ -1,6 +1,7 @@
 //! The console page and its files, embedded in the binary.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
@@ -20,8 +21,8 @@ pub(super) async fn console(headers: HeaderMap) -> Response {
 }
 
 /// `GET /static/{path}`
-pub(super) async fn asset(path: Option<Path<String>>, headers: HeaderMap) -> Response {
-    let path = path.map_or_else(String::new, |Path(path)| path);
+pub(super) async fn asset(path: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+    let path = path.map_or_else(|_| String::new(), |Path(path)| path);
     guarded(file(&path, &headers), CONSOLE_POLICY)
 }
 
@@ -91,7 +92,7 @@ mod tests {
     #[tokio::test]
     async fn only_files_of_the_folder_are_served() {
         for path in ["nothing", "../Cargo.toml", "..%2fCargo.toml", "/etc/passwd", ""] {
-            let answer = asset(Some(Path(path.to_owned())), HeaderMap::new()).await;
+            let answer = asset(Ok(Path(path.to_owned())), HeaderMap::new()).await;
             assert_eq!(answer.status(), 404, "{path}");
         }
     }
