@@ -21,6 +21,7 @@ use crate::bus::Bus;
 use crate::cache::{Cache, CacheParts};
 use crate::clock::{BootInstant, DatabaseClock};
 use crate::config::Config;
+use crate::entry::PublicKey;
 use crate::freshness::Freshness;
 use crate::http::{self, HttpState};
 use crate::ids::NodeId;
@@ -71,7 +72,7 @@ pub struct App {
     draining: CancellationToken,
     tasks: TaskTracker,
     duties: Duties,
-    kid: Option<String>,
+    public_key: Option<PublicKey>,
     notes: Vec<String>,
 }
 
@@ -89,7 +90,9 @@ impl App {
         let deployment = store.deployment().await.context("failed to read the deployment's id")?;
         let record_key = config.decoded_record_key().unwrap_or(deployment.record_key);
         let sealer = Arc::new(Sealer::new(&record_key)?);
-        sealer.seal(Purpose::Ticket, b"probe", Vec::new()).map_err(|_| anyhow::anyhow!("the record key does not seal"))?;
+        sealer
+            .seal(Purpose::Ticket, b"probe", Vec::new())
+            .map_err(|_| anyhow::anyhow!("the record key does not seal"))?;
         let signing_key = signing_key(&config, &mut notes)?;
         let node = NodeId::random();
         let freshness = Arc::new(Freshness::new());
@@ -130,7 +133,6 @@ impl App {
             duties.listen_to(bus.clone(), applier.clone(), freshness.clone()).await;
         }
         let public = signing_key.public();
-        let kid = public.as_ref().map(|key| key.kid.clone());
         if let Some(key) = &public {
             store.register_key(key).await.context("failed to register the signing key")?;
         }
@@ -173,7 +175,7 @@ impl App {
             draining: CancellationToken::new(),
             tasks,
             duties,
-            kid,
+            public_key: public,
             notes,
         };
         app.start_duties();
@@ -285,7 +287,9 @@ async fn open_store(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<
     };
     match (store.kind(), applied) {
         ("sqlite", 0) => notes.push(format!("database   {}", config.data_dir.join("portcullis.db").display())),
-        ("sqlite", _) => notes.push(format!("database   {} (new or migrated)", config.data_dir.join("portcullis.db").display())),
+        ("sqlite", _) => {
+            notes.push(format!("database   {} (new or migrated)", config.data_dir.join("portcullis.db").display()))
+        }
         (kind, 0) => notes.push(format!("database   {kind}")),
         (kind, applied) => notes.push(format!("database   {kind}, {applied} migrations applied")),
     }
@@ -304,7 +308,8 @@ fn signing_key(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<Signi
         };
     }
     let path = config.data_dir.join(format!("signing-key-{}.pem", algorithm.as_str().to_lowercase()));
-    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("failed to make {}", config.data_dir.display()))?;
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("failed to make {}", config.data_dir.display()))?;
     let (key, made) = SigningKey::load_or_create(&path, algorithm)?;
     notes.push(format!("keys       {}{}", path.display(), if made { " (made just now)" } else { "" }));
     Ok(key)

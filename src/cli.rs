@@ -1,6 +1,6 @@
 //! The command line: subcommands, and every setting as a flag. Parses; runs nothing of the gateway itself.
 
-//pub mod doctor;
+pub mod doctor;
 pub mod keygen;
 pub mod stats;
 

@@ -20,6 +20,9 @@ use crate::store::{Retention, Store};
 /// How often a node tells the database that it lives.
 const SIGN_IN_EVERY: Duration = Duration::from_secs(2);
 
+/// How often a node makes sure that its key is registered.
+const REGISTER_EVERY: Duration = Duration::from_secs(60);
+
 /// How often what is past its time is removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -116,7 +119,10 @@ impl Duties {
         clock: Arc<DatabaseClock>,
     ) -> anyhow::Result<()> {
         let (read, first_read) = oneshot::channel();
-        let following = follow_log(store.log_reader(), applier, bus, clock, move || drop(read.send(())));
+        let following = follow_log(store.log_reader(), applier, bus, clock, move || {
+            // Nobody waits any more when the start took too long.
+            let _ = read.send(());
+        });
         self.start("log", following);
         match tokio::time::timeout(FIRST_READ_WITHIN, first_read).await {
             Ok(Ok(())) => Ok(()),
@@ -134,12 +140,20 @@ impl App {
         let (last_seen, store, cache) = (self.last_seen.clone(), self.store.clone(), self.cache.clone());
         self.duties.start("last uses", async move { last_seen.write(&store, &cache).await });
 
-        let (store, node, kid, bus) = (self.store.clone(), self.node, self.kid.clone(), self.bus.clone());
+        let (store, node, key, bus) = (self.store.clone(), self.node, self.public_key.clone(), self.bus.clone());
         self.duties.start("sign-in", async move {
+            let mut registered_at = BootInstant::now();
             loop {
                 forget_dead_peers(&store, bus.as_deref()).await;
-                if let Err(error) = store.beat(node, kid.as_deref()).await {
+                if let Err(error) = store.beat(node, key.as_ref().map(|key| &*key.kid)).await {
                     tracing::debug!(%error, "failed to say that this node lives");
+                }
+                // The key of a node that was away for long has been swept meanwhile.
+                if let Some(key) = &key
+                    && BootInstant::now().since(registered_at) > REGISTER_EVERY
+                    && store.register_key(key).await.is_ok()
+                {
+                    registered_at = BootInstant::now();
                 }
                 tokio::time::sleep(SIGN_IN_EVERY).await;
             }
@@ -206,6 +220,9 @@ async fn forget_dead_peers(store: &Store, bus: Option<&Bus>) {
         return;
     }
     if let Ok(live) = store.live_nodes(NODE_ALIVE_WITHIN).await {
-        silent.into_iter().filter(|&node| live.iter().all(|alive| alive.node != node)).for_each(|node| bus.forget_peer(node));
+        silent
+            .into_iter()
+            .filter(|&node| live.iter().all(|alive| alive.node != node))
+            .for_each(|node| bus.forget_peer(node));
     }
 }

@@ -87,7 +87,8 @@ fn key_files(config: &Config) -> anyhow::Result<((), String)> {
         return Ok(((), format!("{} does not exist yet; the first start makes it", config.data_dir.display())));
     };
     let mut seen = 0;
-    for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pem")) {
+    for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pem"))
+    {
         let mode = entry.metadata().context("failed to read a key file's mode")?.permissions().mode() & 0o777;
         ensure!(mode & 0o077 == 0, "{} is readable by others (mode {mode:o}); chmod 600", entry.path().display());
         seen += 1;
@@ -117,7 +118,11 @@ async fn check_clock(store: &Store) -> anyhow::Result<((), String)> {
     let read = store.log_reader().read().await.context("failed to read the revocation log")?;
     clock.measure(read.sent_wall, read.database_now);
     let offset = clock.offset_seconds();
-    let remark = if offset.abs() > CLOCK_TOLERANCE.as_secs_f64() { "; worth mending, though times are judged by the database's" } else { "" };
+    let remark = if offset.abs() > CLOCK_TOLERANCE.as_secs_f64() {
+        "; worth mending, though times are judged by the database's"
+    } else {
+        ""
+    };
     Ok(((), format!("the database's differs by {offset:+.3} s{remark}")))
 }
 
@@ -127,7 +132,8 @@ async fn check_redis(report: &mut Report, config: &Config) -> Option<Arc<RedisLi
         return None;
     };
     // Patience: here a slow answer is to be measured, not avoided.
-    let link = report.note("redis", RedisLink::new(url, Duration::from_secs(2)).map(|link| (Arc::new(link), "configured".into())))?;
+    let link = report
+        .note("redis", RedisLink::new(url, Duration::from_secs(2)).map(|link| (Arc::new(link), "configured".into())))?;
     report.note("redis connection", within(ping(&link)).await)?;
     report.note("redis operations", within(operations(&link)).await)?;
     Some(link)
@@ -165,8 +171,15 @@ struct Patient {
     secret: SessionSecret,
 }
 
-async fn check_cache(report: &mut Report, config: &Config, store: &Store, redis: Option<(Arc<RedisLink>, DeploymentId)>) {
-    let Some(patient) = report.note("user and session", within(Patient::admit(config, store, redis)).await) else { return };
+async fn check_cache(
+    report: &mut Report,
+    config: &Config,
+    store: &Store,
+    redis: Option<(Arc<RedisLink>, DeploymentId)>,
+) {
+    let Some(patient) = report.note("user and session", within(Patient::admit(config, store, redis)).await) else {
+        return;
+    };
     let user_id = patient.session.session.user_id;
     report.note("user caching", within(patient.caching()).await);
     report.note("token blacklisting", within(patient.listing()).await);
@@ -177,7 +190,11 @@ async fn check_cache(report: &mut Report, config: &Config, store: &Store, redis:
 }
 
 impl Patient {
-    async fn admit(config: &Config, store: &Store, redis: Option<(Arc<RedisLink>, DeploymentId)>) -> anyhow::Result<(Self, String)> {
+    async fn admit(
+        config: &Config,
+        store: &Store,
+        redis: Option<(Arc<RedisLink>, DeploymentId)>,
+    ) -> anyhow::Result<(Self, String)> {
         let record_key = config.decoded_record_key().unwrap_or(store.deployment().await?.record_key);
         let sealer = Arc::new(Sealer::new(&record_key)?);
         let secret = SessionSecret::random();
@@ -292,11 +309,14 @@ impl Patient {
             ensure!(self.redis.is_none(), "Redis gave none");
             return Ok(((), "in-process cache; see `portcullis stats` for a running gateway".into()));
         };
-        let memory = memory.map_or_else(|| "unknown".to_owned(), |bytes| format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
+        let memory =
+            memory.map_or_else(|| "unknown".to_owned(), |bytes| format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
         Ok(((), format!("Redis: {memory} used, {:.1} ms; see `portcullis stats`", latency.as_secs_f64() * 1e3)))
     }
 }
 
 async fn within<T>(check: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::time::timeout(WITHIN, check).await.unwrap_or_else(|_| Err(anyhow::anyhow!("no result within {} s", WITHIN.as_secs())))
+    tokio::time::timeout(WITHIN, check)
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("no result within {} s", WITHIN.as_secs())))
 }

@@ -155,7 +155,6 @@ impl Connection {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         // Before anything is looked at, or a change in between would wake nobody.
         self.link().register_waker(cx.waker());
-        // Answers go out before a verdict is heeded: who logs out over the socket hears the answer, then the close.
         if let Poll::Ready(Err(exit)) = self.poll_write(cx) {
             return Poll::Ready(Event::Exit(exit));
         }
@@ -187,6 +186,16 @@ impl Connection {
             self.ready = VecDeque::new();
         }
         self.wire.poll_flush(cx).map_err(Exit::Failed)
+    }
+
+    /// Writes what can be written without waiting. A client that does not read gets no time for it here; its backlog
+    /// grows until it is too long.
+    async fn write_now(&mut self) -> Result<(), Exit> {
+        poll_fn(|cx| match self.poll_write(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await
     }
 
     /// Waits for `work`, writing meanwhile. Gives up when the socket is to close. `early` says what to do with
@@ -244,12 +253,7 @@ impl Connection {
                 return Err(Exit::Closed);
             }
             if self.link().backlog() > WRITE_EARLY {
-                poll_fn(|cx| match self.poll_write(cx) {
-                    Poll::Ready(outcome) => Poll::Ready(outcome),
-                    // A client that does not read gets no time for it here; its backlog grows until it is too long.
-                    Poll::Pending => Poll::Ready(Ok(())),
-                })
-                .await?;
+                self.write_now().await?;
             }
         }
         Ok(())
@@ -328,6 +332,9 @@ impl Connection {
     }
 
     async fn say_goodbye(mut self, exit: Exit) {
+        // Answers first: who logs out over the socket hears that it worked, then the close. All of it was executed, or
+        // judged fit to be pushed, before the verdict.
+        let _ = self.write_now().await;
         let closing = match exit {
             Exit::Left(code) => {
                 self.log_end(code, "the client left");

@@ -1,11 +1,12 @@
-//! What sockets count and time. Names and labels are the contract's.
+//! What sockets count and time.
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use ::metrics::{counter, gauge, histogram};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
+use crate::metrics::{AUTH_DURATION, CONNECTIONS, FORCED_DISCONNECTS, HANDSHAKES, REVOCATION_DELAY};
 use crate::protocol::Close;
 
 /// One live socket, in the gauge for as long as it exists.
@@ -13,20 +14,20 @@ pub(super) struct Counted(());
 
 impl Counted {
     pub(super) fn new() -> Self {
-        gauge!("portcullis_websocket_connections").increment(1.0);
+        gauge!(CONNECTIONS).increment(1.0);
         Self(())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        gauge!("portcullis_websocket_connections").decrement(1.0);
+        gauge!(CONNECTIONS).decrement(1.0);
     }
 }
 
 /// A handshake was answered.
 pub(super) fn handshake(result: &'static str) {
-    counter!("portcullis_websocket_handshakes_total", "result" => result).increment(1);
+    counter!(HANDSHAKES, "result" => result).increment(1);
 }
 
 /// A credential was judged on a socket: in the handshake, in `connect` and `refresh`, or looked up again.
@@ -36,20 +37,19 @@ pub(super) fn judged<T>(took: Duration, outcome: Result<&T, &AuthError>) {
         Err(AuthError::Denied(_)) => "denied",
         Err(AuthError::CannotTell) => "cannot_tell",
     };
-    histogram!("portcullis_auth_duration_seconds", "surface" => "websocket", "outcome" => outcome)
-        .record(took.as_secs_f64());
+    histogram!(AUTH_DURATION, "surface" => "websocket", "outcome" => outcome).record(took.as_secs_f64());
 }
 
 /// The server decided to end a connection. Every decision of ours counts, that is every code from 3000 on: a rise of
 /// 3008 or 3012 says as much as one of 4501. The codes are few and fixed.
 pub(super) fn closed(close: Close) {
     if close.code >= 3000 {
-        counter!("portcullis_forced_disconnects_total", "code" => close.code.to_string()).increment(1);
+        counter!(FORCED_DISCONNECTS, "code" => close.code.to_string()).increment(1);
     }
 }
 
 /// The close frame of a revocation left.
 pub(super) fn revocation_delay(revoked_at: OffsetDateTime, now: OffsetDateTime) {
     // The clock of the database is an estimate: a frame cannot leave before its cause.
-    histogram!("portcullis_revocation_delay_seconds").record((now - revoked_at).as_seconds_f64().max(0.0));
+    histogram!(REVOCATION_DELAY).record((now - revoked_at).as_seconds_f64().max(0.0));
 }

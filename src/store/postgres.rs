@@ -11,6 +11,7 @@ mod accounts;
 mod log;
 mod migrate;
 mod nodes;
+mod pool;
 mod profile;
 mod revocations;
 mod script;
@@ -18,17 +19,18 @@ mod sessions;
 mod sweep;
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions, PgConnection, Row};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
 pub(super) use self::log::LogReader;
+use self::pool::{Leased, Pool};
 use self::script::Script;
 use super::error::is_broken;
 use super::rows::{Answer, EntryRow, entries, parse};
@@ -37,19 +39,13 @@ use super::{PoolStatus, StoreConfig, StoreError, StoreResult};
 use crate::clock::BootInstant;
 use crate::entry::LogEntry;
 
-/// Callers that may wait for each connection; beyond it the answer is *cannot tell* at once.
-const WAITING_PER_CONNECTION: u32 = 16;
-/// A connection that is not needed goes back to the server soon: many share what it has.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a failed transaction's `ROLLBACK` may take before its connection is given up.
 const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
 
 /// The pool and what every transaction begins with.
 pub(super) struct Postgres {
-    pool: PgPool,
+    pool: Arc<Pool>,
     options: PgConnectOptions,
-    places: Semaphore,
-    pool_size: u32,
     begin_read: Script,
     begin_write: Script,
 }
@@ -65,27 +61,16 @@ impl Postgres {
             .disable_statement_logging();
         let options =
             if options.get_application_name().is_some() { options } else { options.application_name("portcullis") };
-        let pool_size = config.pool_size.max(1);
-        let pool = PgPoolOptions::new()
-            .min_connections(0)
-            .max_connections(pool_size)
-            .acquire_timeout(config.acquire_timeout)
-            .idle_timeout(IDLE_TIMEOUT)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.clone());
         Ok(Self {
-            pool,
+            pool: Pool::new(options.clone(), config.pool_size, config.acquire_timeout),
             options,
-            places: Semaphore::new((pool_size * (1 + WAITING_PER_CONNECTION)) as usize),
-            pool_size,
             begin_read: sql::begin_read(config.statement_timeout),
             begin_write: sql::begin_write(config.statement_timeout),
         })
     }
 
     pub(super) fn pool_status(&self) -> PoolStatus {
-        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
-        PoolStatus { open: self.pool.size(), idle, max: self.pool_size }
+        self.pool.status()
     }
 
     pub(super) async fn close(&self) {
@@ -104,7 +89,7 @@ impl Postgres {
         rows: Script,
     ) -> StoreResult<(Answer<T>, BootInstant)> {
         let message = self.begin_read.clone().text(sql::ANSWER).script(&rows).text("))::text; COMMIT");
-        let _place = self.place()?;
+        let _place = self.pool.place()?;
         let mut attempts = 0;
         loop {
             let mut lease = self.lease().await?;
@@ -120,7 +105,7 @@ impl Postgres {
                     return Ok((answer, read_at));
                 }
                 // After a restart every pooled connection is dead. Each costs one failed attempt and is then gone.
-                Err(error) if is_broken(&error) && attempts < self.pool_size => attempts += 1,
+                Err(error) if is_broken(&error) && attempts < self.pool.max() => attempts += 1,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -128,7 +113,7 @@ impl Postgres {
 
     /// A transaction that writes. A dead pooled connection shows here, where trying another is safe.
     async fn begin(&self, query: &'static str) -> StoreResult<Transaction<'_>> {
-        let place = self.place()?;
+        let place = self.pool.place()?;
         let mut attempts = 0;
         loop {
             let mut lease = self.lease().await?;
@@ -137,7 +122,7 @@ impl Postgres {
                     lease.in_transaction = true;
                     return Ok(Transaction { lease, _timer: QueryTimer::start(query), _place: place });
                 }
-                Err(error) if is_broken(&error) && attempts < self.pool_size => attempts += 1,
+                Err(error) if is_broken(&error) && attempts < self.pool.max() => attempts += 1,
                 // Nothing was asked yet but to begin: a standby refuses here.
                 Err(error) => {
                     lease.give_up();
@@ -147,46 +132,40 @@ impl Postgres {
         }
     }
 
-    fn place(&self) -> StoreResult<SemaphorePermit<'_>> {
-        self.places
-            .try_acquire()
-            .map_err(|_| StoreError::Unavailable("too many callers are waiting for a connection".into()))
-    }
-
-    async fn lease(&self) -> StoreResult<Lease> {
-        Ok(Lease { connection: self.pool.acquire().await?, is_clean: true, in_transaction: false })
+    async fn lease(&self) -> StoreResult<Lease<'_>> {
+        Ok(Lease { leased: self.pool.acquire().await?, in_order: true, in_transaction: false })
     }
 }
 
-/// A pooled connection that goes back to the pool only when it is known to be in order. If the caller goes away in the
-/// middle it is closed: the pool would wait without a bound for a server that hangs.
-struct Lease {
-    connection: PoolConnection<sqlx::Postgres>,
-    is_clean: bool,
+/// A pooled connection that goes back to the pool only when it is known to be in order, and is closed otherwise, as
+/// when the caller goes away in the middle.
+struct Lease<'a> {
+    leased: Leased<'a>,
+    in_order: bool,
     in_transaction: bool,
 }
 
-impl Lease {
+impl Lease<'_> {
     /// Sends a script as one message of the simple protocol and waits for its end.
     async fn send(&mut self, script: Script) -> sqlx::Result<Vec<PgRow>> {
-        self.is_clean = false;
-        let answer = sqlx::raw_sql(script.into_sql()).fetch_all(&mut *self.connection).await;
+        self.in_order = false;
+        let answer = sqlx::raw_sql(script.into_sql()).fetch_all(self.leased.connection()?).await;
         self.settle(answer).await
     }
 
     /// Sends one statement with bound values, unnamed; only within a transaction, because its messages go out apart.
     async fn query(&mut self, query: Query<'_, sqlx::Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        self.is_clean = false;
-        let answer = query.persistent(false).fetch_all(&mut *self.connection).await;
+        self.in_order = false;
+        let answer = query.persistent(false).fetch_all(self.leased.connection()?).await;
         self.settle(answer).await
     }
 
     async fn settle<T>(&mut self, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         match &answer {
-            Ok(_) => self.is_clean = true,
+            Ok(_) => self.in_order = true,
             // The server is well and has refused: leave the failed transaction. It is harmless where there is none.
             Err(error @ sqlx::Error::Database(_)) if !is_broken(error) => {
-                self.is_clean = rollback(&mut self.connection).await;
+                self.in_order = rollback(self.leased.connection()?).await;
                 self.in_transaction = false;
             }
             Err(_) => {}
@@ -195,14 +174,14 @@ impl Lease {
     }
 
     fn give_up(&mut self) {
-        self.is_clean = false;
+        self.in_order = false;
     }
 }
 
-impl Drop for Lease {
+impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if !self.is_clean || self.in_transaction {
-            self.connection.close_on_drop();
+        if self.in_order && !self.in_transaction {
+            self.leased.put_back();
         }
     }
 }
@@ -212,9 +191,9 @@ async fn rollback(connection: &mut PgConnection) -> bool {
     matches!(tokio::time::timeout(ROLLBACK_LIMIT, rollback).await, Ok(Ok(_)))
 }
 
-/// A transaction under way. Dropped without [`commit`](Self::commit) its connection is closed, and so it is rolled back.
+/// A transaction under way. Dropped without [`commit`](Self::commit) its connection is closed: it is rolled back.
 struct Transaction<'a> {
-    lease: Lease,
+    lease: Lease<'a>,
     _timer: QueryTimer,
     _place: SemaphorePermit<'a>,
 }

@@ -255,3 +255,18 @@ async fn a_truncated_table_would_tell_nobody_and_is_refused() {
         assert!(database.hand().await.try_run(format!("TRUNCATE {table}")).await.is_err(), "{table}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_needs_one_connection() {
+    let database = Database::postgres().await;
+    let user = database.user().await;
+    for _ in 0..10 {
+        let sid = database.session(user).await.session.sid;
+        database.store.end_session(sid, user, EndReason::LoggedOut, None).await.unwrap();
+        database.load(sid).await.unwrap();
+    }
+    let status = database.store.pool_status();
+    assert_eq!((status.open, status.idle), (1, 1));
+    database.store.close().await;
+    assert_eq!(database.store.pool_status().open, 0);
+}

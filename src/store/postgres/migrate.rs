@@ -1,6 +1,8 @@
 //! Brings the database to the shape that this program knows. Not by `sqlx`'s migrator: its lock belongs to the session,
 //! which means nothing behind a transaction-mode pooler. One transaction with a transaction-level lock does.
 
+use std::time::Duration;
+
 use aws_lc_rs::rand::fill;
 use serde::Deserialize;
 
@@ -19,7 +21,9 @@ const PATIENCE: &str = "SET LOCAL statement_timeout = '50s'; SET LOCAL lock_time
     SET LOCAL idle_in_transaction_session_timeout = '50s'; \
     SELECT pg_advisory_xact_lock(8390317223417209203)";
 
-const ATTEMPTS: u32 = 3;
+/// At the start the server may be starting, too.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(300);
 
 #[derive(Deserialize)]
 struct Applied {
@@ -34,6 +38,7 @@ impl Postgres {
                 Err(StoreError::Unavailable(error)) if attempt < ATTEMPTS => {
                     tracing::debug!(error, attempt, "migrating again");
                     attempt += 1;
+                    tokio::time::sleep(PAUSE).await;
                 }
                 answer => return answer,
             }
@@ -58,8 +63,8 @@ impl Postgres {
     }
 
     pub(in crate::store) async fn deployment(&self) -> StoreResult<Deployment> {
-        let select = "SELECT coalesce(json_agg(json_build_object('id', id, 'record_key', encode(record_key, 'hex'))), '[]') \
-                      FROM deployment";
+        let select = "SELECT coalesce(json_agg(json_build_object('id', id, \
+                      'record_key', encode(record_key, 'hex'))), '[]') FROM deployment";
         let (answer, _): (Answer<DeploymentRow>, _) = self.read("deployment", Script::new(select)).await?;
         let row = answer.rows.into_iter().next();
         row.map(Deployment::from).ok_or_else(|| StoreError::Corrupt("the database has no deployment row".into()))

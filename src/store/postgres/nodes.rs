@@ -90,14 +90,15 @@ impl Postgres {
             .uuid(node.0)
             .text(", ")
             .unsigned(sockets_closed)
-            .text(") ON CONFLICT (entry_id, node) DO UPDATE SET sockets_closed = greatest(a.sockets_closed, excluded.sockets_closed)");
+            .text(") ON CONFLICT (entry_id, node) DO UPDATE SET sockets_closed = ")
+            .text("greatest(a.sockets_closed, excluded.sockets_closed)");
         transaction.run(insert).await?;
         transaction.commit().await
     }
 
     pub(in crate::store) async fn acknowledgements(&self, entry_id: u64) -> StoreResult<Vec<(NodeId, u64)>> {
-        let select = "SELECT coalesce(json_agg(json_build_object('node', a.node, 'sockets_closed', a.sockets_closed)), '[]') \
-                      FROM acknowledgements a WHERE a.entry_id = ";
+        let select = "SELECT coalesce(json_agg(json_build_object('node', a.node, \
+                      'sockets_closed', a.sockets_closed)), '[]') FROM acknowledgements a WHERE a.entry_id = ";
         let (answer, _) =
             self.read::<AcknowledgementRow>("acknowledgements", Script::new(select).unsigned(entry_id)).await?;
         Ok(answer.into_rows())

@@ -12,7 +12,8 @@ use crate::store::{LiveNode, RegisteredKey, Revoked, StoreResult};
 const PING: &str = answer!("1", "(SELECT 1)");
 
 const REGISTER: &str = concat!(
-    "INSERT INTO signing_keys (kid, algorithm, jwk) VALUES (?1, ?2, ?3) ON CONFLICT (kid) DO UPDATE SET last_seen_at = ",
+    "INSERT INTO signing_keys (kid, algorithm, jwk) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (kid) DO UPDATE SET last_seen_at = ",
     now!()
 );
 
