@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::Operation;
@@ -10,6 +10,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
+use super::extract::PathText;
 use super::pages::guarded;
 use super::state::Shared;
 use crate::problem::{Problem, ProblemDocument};
@@ -152,9 +153,9 @@ pub(super) async fn page() -> Response {
 }
 
 /// `GET /docs/{file}`
-pub(super) async fn file(Path(path): Path<String>) -> Response {
+pub(super) async fn file(PathText(path): PathText) -> Response {
     let config = Arc::new(utoipa_swagger_ui::Config::from(DOCUMENT_PATH));
-    match utoipa_swagger_ui::serve(&path, config) {
+    match utoipa_swagger_ui::serve(&path.unwrap_or_default(), config) {
         Ok(Some(file)) => {
             let headers = [(header::CONTENT_TYPE, file.content_type), (header::CACHE_CONTROL, "max-age=3600".into())];
             guarded((headers, file.bytes.into_owned()), PAGE_POLICY)
