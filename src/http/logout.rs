@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 
 use super::body::OptionalJson;
 use super::cookies;
-use super::extract::{Caller, Client, bearer, missing, session_cookie};
+use super::extract::{Caller, Client, PathText, bearer, missing, session_cookie};
 use super::state::{Gateway, Shared};
 use crate::accounts::{DeviceEntry, LoggedOutEverywhere};
 use crate::auth::AuthError;
@@ -162,11 +161,11 @@ pub(super) async fn end_session(
     State(gateway): State<Shared>,
     client: Client,
     Caller(principal): Caller,
-    sid: Result<Path<String>, PathRejection>,
+    PathText(sid): PathText,
 ) -> Result<Response, Problem> {
     let not_theirs = || Problem::not_found("You have no such session.");
     // What is no UUID names no session of anybody.
-    let sid: Sid = sid.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(not_theirs)?;
+    let sid: Sid = sid.and_then(|text| text.parse().ok()).ok_or_else(not_theirs)?;
     if !gateway.accounts.end_session(&principal, sid).await? {
         return Err(not_theirs());
     }
