@@ -3,7 +3,7 @@
 //! Besides entries it carries beats, from which the [`lease`] follows: the proof that caches may answer while the
 //! database is away. Messages are sealed, so that whoever reaches Redis can neither read nor forge them.
 
-mod lease;
+pub mod lease;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -16,7 +16,7 @@
 //! had committed before it, so a baseline counts only once a complete log read has begun after it. A count that stays
 //! behind (a lost message) or runs ahead makes a new baseline.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(3);
 const REMEMBERED_BEATS: usize = 64;
 
 /// A node's sign of life.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Beat {
     /// Who. New at every start, so a restart is a new peer.
     pub node: NodeId,
@@ -46,17 +46,19 @@ pub struct Beat {
     pub heard: Vec<(NodeId, u64)>,
 }
 
-/// What one node knows of the beats of all.
+/// What one node knows of the beats of all. A plain value, so that the model in `tests/model` can explore its states.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     me: NodeId,
     number: u64,
     announced: u64,
     sent: VecDeque<(u64, BootInstant)>,
-    peers: HashMap<NodeId, Peer>,
+    peers: BTreeMap<NodeId, Peer>,
     /// When the newest complete log read was sent.
     log_read_at: BootInstant,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Peer {
     newest: u64,
     heard_at: BootInstant,
@@ -67,6 +69,7 @@ struct Peer {
     proven: BootInstant,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Baseline {
     /// `announced` less `received`.
     offset: u64,
@@ -77,7 +80,7 @@ impl Lease {
     /// The lease of this process.
     #[must_use]
     pub fn new(me: NodeId) -> Self {
-        let (sent, peers) = (VecDeque::new(), HashMap::new());
+        let (sent, peers) = (VecDeque::new(), BTreeMap::new());
         Self { me, number: 0, announced: 0, sent, peers, log_read_at: BootInstant(0) }
     }
 
