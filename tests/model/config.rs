@@ -91,10 +91,9 @@ impl Config {
         }
     }
 
-    /// The same, but the checker has not heard of the revoker yet: it has subscribed a moment ago, or the revoker has
-    /// just started.
+    /// The same, but the checker's first beat of the revoker came while R was announced and had not committed.
     pub fn baseline() -> Self {
-        Self { ticks: 4, acquainted: false, beats: [1, 2], ..Self::lease() }
+        Self { acquainted: false, ..Self::lease() }
     }
 
     pub fn without(self, guard: Without) -> Self {

@@ -37,9 +37,13 @@ fn the_lease_lets_nothing_stale_through() {
     holds("lease", &Config::lease());
 }
 
+/// An open hole, kept here until it is closed: a baseline takes a message that is announced and not yet published for
+/// one that came before. If it is lost then, nobody misses it.
 #[test]
-fn a_new_subscription_lets_nothing_stale_through() {
-    holds("baseline", &Config::baseline());
+fn a_baseline_taken_while_a_revocation_is_under_way_is_not_safe_yet() {
+    let outcome = explore(&Config::baseline());
+    let path = outcome.violation.expect("the hole is closed: turn this into a test that it holds");
+    println!("baseline, after {} states:\n{}", outcome.states, told(&path));
 }
 
 #[test]

@@ -132,10 +132,11 @@ impl State {
             leases[CHECKER].log_read(BootInstant(u64::MAX));
         }
         introduce(&mut leases, config.acquainted);
+        let under_way = if config.acquainted || !config.bus { Transaction::Planned } else { Transaction::Open(10) };
         Self {
             now: START,
-            next_id: 10,
-            transactions: [Transaction::Planned; 2],
+            next_id: if under_way == Transaction::Planned { 10 } else { 11 },
+            transactions: [under_way, Transaction::Planned],
             answered_at: None,
             stale_position: 0,
             mark: None,
@@ -208,17 +209,18 @@ pub fn name(node: usize) -> NodeId {
     NodeId(Uuid::from_u128(node as u128))
 }
 
-/// Before the story begins each has heard the checker, and a complete log read came after; the checker has heard the
-/// revoker too if they are `acquainted`.
+/// Before the story begins each has heard the other, and a complete log read came after; without
+/// `acquainted` that read came before the revoker's first beat, and R is announced and under way.
 fn introduce(leases: &mut [Lease; 2], acquainted: bool) {
     let before = |nanos: u64| BootInstant(instant(START).0 - 100 + nanos);
+    if !acquainted {
+        leases[REVOKER].announce();
+    }
     for node in [CHECKER, REVOKER] {
         let beat = leases[node].beat(before(node as u64));
         for (hearer, lease) in leases.iter_mut().enumerate() {
-            if acquainted || node == CHECKER || hearer == REVOKER {
-                let _ = lease.heard(&beat, before(node as u64));
-            }
+            let _ = lease.heard(&beat, before(node as u64));
         }
     }
-    leases.iter_mut().for_each(|lease| lease.log_read(before(10)));
+    leases.iter_mut().for_each(|lease| lease.log_read(before(if acquainted { 10 } else { 1 })));
 }
