@@ -23,6 +23,8 @@ pub enum Without {
     AnnouncedCounted,
     /// A baseline counts without a complete log read after it.
     LogReadAfterBaseline,
+    /// Beats call everything settled that they announce.
+    SettledBeforeLogRead,
 }
 
 /// The size of a world: how often each thing may happen. Within it everything happens in every order.

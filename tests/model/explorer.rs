@@ -59,7 +59,12 @@ pub fn told(path: &[Step]) -> String {
     for step in path {
         match step {
             Step::Tick => tick += 1,
-            step => writeln!(text, "  at {:4} ms  {step:?}", (tick - crate::state::START) * crate::state::TICK.as_millis() as u64).expect("a string takes it"),
+            step => writeln!(
+                text,
+                "  at {:4} ms  {step:?}",
+                (tick - crate::state::START) * crate::state::TICK.as_millis() as u64
+            )
+            .expect("a string takes it"),
         }
     }
     text

@@ -30,6 +30,8 @@ pub const START: u64 = 1;
 pub enum Transaction {
     Planned,
     Open(Position),
+    /// Still open, and announced on the bus: `COMMIT` comes next.
+    Announced(Position),
     Committed(Position),
     /// Committed, published as far as Redis let it, answered.
     Answered(Position),
@@ -38,7 +40,7 @@ pub enum Transaction {
 impl Transaction {
     pub fn committed(self) -> Option<Position> {
         match self {
-            Self::Planned | Self::Open(_) => None,
+            Self::Planned | Self::Open(_) | Self::Announced(_) => None,
             Self::Committed(position) | Self::Answered(position) => Some(position),
         }
     }
@@ -55,18 +57,29 @@ pub struct Stamp {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LogRead {
     Idle,
-    Sent { t0: u64 },
+    Sent {
+        t0: u64,
+    },
     /// The database has taken its snapshot; the answer is on its way.
-    Answered { t0: u64, brings_r: bool, cursor: Position },
+    Answered {
+        t0: u64,
+        brings_r: bool,
+        cursor: Position,
+    },
     /// One of the two steps is done: the entries applied, or (guard removed) H raised.
-    Half { t0: u64, brings_r: bool },
+    Half {
+        t0: u64,
+        brings_r: bool,
+    },
 }
 
 /// A read of the credential, by `Cache::from_database`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Load {
     Idle,
-    Sent { f0: u64 },
+    Sent {
+        f0: u64,
+    },
     /// `None`: the answer says that the credential has ended.
     Answered(Option<Stamp>),
 }
@@ -97,6 +110,8 @@ pub struct State {
     pub now: u64,
     pub next_id: Position,
     pub transactions: [Transaction; 2],
+    /// The numbers of their messages on the bus, once announced.
+    pub messages: [u64; 2],
     /// a(R).
     pub answered_at: Option<u64>,
     /// The greatest P of a record without R.
@@ -131,12 +146,14 @@ impl State {
         if config.lacks(Without::LogReadAfterBaseline) {
             leases[CHECKER].log_read(BootInstant(u64::MAX));
         }
-        introduce(&mut leases, config.acquainted);
-        let under_way = if config.acquainted || !config.bus { Transaction::Planned } else { Transaction::Open(10) };
+        let message = introduce(&mut leases, config.acquainted);
+        let under_way =
+            if config.acquainted || !config.bus { Transaction::Planned } else { Transaction::Announced(10) };
         Self {
             now: START,
             next_id: if under_way == Transaction::Planned { 10 } else { 11 },
             transactions: [under_way, Transaction::Planned],
+            messages: [message, 0],
             answered_at: None,
             stale_position: 0,
             mark: None,
@@ -161,7 +178,7 @@ impl State {
     /// `pg_snapshot_xmin`: the least transaction under way, or else the next.
     pub fn xmin(&self) -> Position {
         let open = |transaction: &Transaction| match transaction {
-            Transaction::Open(position) => Some(*position),
+            Transaction::Open(position) | Transaction::Announced(position) => Some(*position),
             _ => None,
         };
         self.transactions.iter().filter_map(open).min().unwrap_or(self.next_id)
@@ -210,17 +227,16 @@ pub fn name(node: usize) -> NodeId {
 }
 
 /// Before the story begins each has heard the other, and a complete log read came after; without
-/// `acquainted` that read came before the revoker's first beat, and R is announced and under way.
-fn introduce(leases: &mut [Lease; 2], acquainted: bool) {
+/// `acquainted` that read came before the revoker's first beat, and R is announced and under way: its message's number.
+fn introduce(leases: &mut [Lease; 2], acquainted: bool) -> u64 {
     let before = |nanos: u64| BootInstant(instant(START).0 - 100 + nanos);
-    if !acquainted {
-        leases[REVOKER].announce();
-    }
+    let message = if acquainted { 0 } else { leases[REVOKER].announce() };
     for node in [CHECKER, REVOKER] {
         let beat = leases[node].beat(before(node as u64));
-        for (hearer, lease) in leases.iter_mut().enumerate() {
+        for lease in leases.iter_mut() {
             let _ = lease.heard(&beat, before(node as u64));
         }
     }
     leases.iter_mut().for_each(|lease| lease.log_read(before(if acquainted { 10 } else { 1 })));
+    message
 }

@@ -13,11 +13,13 @@ use crate::state::{CHECKER, Load, LogRead, Message, R, REVOKER, Stamp, State, Tr
 pub enum Step {
     /// 450 ms go by.
     Tick,
-    /// `Bus::announce`, then the transaction's insert: it takes its id.
+    /// The transaction's insert: it takes its id.
     Begin(usize),
+    /// `Bus::announce`, right before the commit.
+    Announce(usize),
     /// The commit. From here on snapshots see it.
     Commit(usize),
-    /// `Announced::publish`, then the answer: `Revoker::run`'s end. That the message is lost is a step of its own.
+    /// `Announced::publish`, which settles the message, then the answer: `Revoker::run`'s end. That the message is lost is a step of its own.
     PublishAndAnswer(usize),
     /// `LogReader::ask` looks at the clock and sends.
     LogSend,
@@ -65,16 +67,20 @@ impl State {
         let mut steps = Vec::new();
         let mut may = |step, possible: bool| possible.then(|| steps.push(step)).unwrap_or_default();
         let end = crate::state::START + config.ticks;
-        if matches!(self.use_, Use::Accepted | Use::Refused) || self.is_too_late(end)
-            || self.is_known_in_time(config)
-        {
+        if matches!(self.use_, Use::Accepted | Use::Refused) || self.is_too_late(end) || self.is_known_in_time(config) {
             return steps;
         }
         may(Step::Tick, self.now < end);
         for which in 0..=usize::from(config.second_transaction) {
             let transaction = self.transactions[which];
             may(Step::Begin(which), transaction == Transaction::Planned);
-            may(Step::Commit(which), matches!(transaction, Transaction::Open(_)));
+            may(Step::Announce(which), config.bus && matches!(transaction, Transaction::Open(_)));
+            let ready = if config.bus {
+                matches!(transaction, Transaction::Announced(_))
+            } else {
+                matches!(transaction, Transaction::Open(_))
+            };
+            may(Step::Commit(which), ready);
             // The second one's answer is nobody's business without a bus.
             let answers = which == R || config.bus;
             may(Step::PublishAndAnswer(which), answers && matches!(transaction, Transaction::Committed(_)));
@@ -118,7 +124,8 @@ impl State {
     pub fn take(&mut self, step: Step, config: &Config) {
         match step {
             Step::Tick => self.now += 1,
-            Step::Begin(which) => self.begin(which, config),
+            Step::Begin(which) => self.begin(which),
+            Step::Announce(which) => self.announce(which),
             Step::Commit(which) => self.commit(which, config),
             Step::PublishAndAnswer(which) => self.publish_and_answer(which, config),
             Step::LogSend | Step::LogSnapshot | Step::LogLost | Step::LogApply | Step::LogRise => {
@@ -158,16 +165,21 @@ impl State {
         }
     }
 
-    fn begin(&mut self, which: usize, config: &Config) {
-        if config.bus {
-            self.leases[REVOKER].announce();
-        }
+    fn begin(&mut self, which: usize) {
         self.transactions[which] = Transaction::Open(self.next_id);
         self.next_id += 1;
     }
 
-    fn commit(&mut self, which: usize, config: &Config) {
+    fn announce(&mut self, which: usize) {
         let Transaction::Open(position) = self.transactions[which] else { unreachable!("not offered") };
+        self.messages[which] = self.leases[REVOKER].announce();
+        self.transactions[which] = Transaction::Announced(position);
+    }
+
+    fn commit(&mut self, which: usize, config: &Config) {
+        let (Transaction::Open(position) | Transaction::Announced(position)) = self.transactions[which] else {
+            unreachable!("not offered")
+        };
         if which == R {
             // Of all records without R those of this moment have the greatest P: they are what Redis may serve.
             self.stale_position = self.position_of_a_read(config);
@@ -180,6 +192,7 @@ impl State {
         self.transactions[which] = Transaction::Answered(position);
         if config.bus {
             self.under_way[CHECKER].push_back(Message::Entry(which));
+            self.leases[REVOKER].settle(self.messages[which]);
         }
         if which == R {
             self.answered_at = Some(self.now);
@@ -254,6 +267,9 @@ impl State {
         if config.lacks(Without::AnnouncedCounted) {
             beat.announced = 0;
         }
+        if config.lacks(Without::SettledBeforeLogRead) {
+            beat.settled = beat.announced;
+        }
         self.under_way[CHECKER].push_back(Message::Beat(beat.clone()));
         // What a revoker hears of itself changes nothing here.
         if node != REVOKER {
@@ -267,7 +283,7 @@ impl State {
                 if which == R {
                     self.apply_r();
                 }
-                self.leases[node].received(crate::state::name(REVOKER));
+                self.leases[node].received(crate::state::name(REVOKER), self.messages[which]);
             }
             Some(Message::Beat(beat)) => {
                 let own = beat.node == crate::state::name(CHECKER);
