@@ -9,6 +9,7 @@ pub mod client;
 pub mod database;
 pub mod gateway;
 pub mod people;
+pub mod proxy;
 pub mod servers;
 pub mod stage;
 pub mod wait;
