@@ -154,8 +154,10 @@ pub(super) async fn page() -> Response {
 
 /// `GET /docs/{file}`
 pub(super) async fn file(PathText(path): PathText) -> Response {
+    // No name at all would be the library's own page.
+    let path = path.unwrap_or_else(|| "?".to_owned());
     let config = Arc::new(utoipa_swagger_ui::Config::from(DOCUMENT_PATH));
-    match utoipa_swagger_ui::serve(&path.unwrap_or_default(), config) {
+    match utoipa_swagger_ui::serve(&path, config) {
         Ok(Some(file)) => {
             let headers = [(header::CONTENT_TYPE, file.content_type), (header::CACHE_CONTROL, "max-age=3600".into())];
             guarded((headers, file.bytes.into_owned()), PAGE_POLICY)

@@ -12,6 +12,7 @@ use super::cookies;
 use super::extract::{Caller, Client, PathText, bearer, missing, session_cookie};
 use super::state::{Gateway, Shared};
 use crate::accounts::{DeviceEntry, LoggedOutEverywhere};
+use crate::auth::AuthError;
 use crate::ids::Sid;
 use crate::problem::Problem;
 use crate::secret::{AccessToken, SessionSecret};
@@ -81,19 +82,30 @@ async fn by_token(
     secret: Option<&str>,
     client: &Client,
 ) -> Result<(), Problem> {
-    let claims = gateway.timed(gateway.auth.token_for_logout(token)).await?;
-    gateway.accounts.log_out_by_token(&claims).await?;
-    tracing::info!(user = %claims.user_id, sid = %claims.sid, ip = %client.ip, "logged out");
-    match secret {
-        // Usually the same session, which has ended by now.
-        Some(secret) => by_secret(gateway, SessionSecret::parse(secret).as_ref(), client).await,
-        None => Ok(()),
+    let judged = gateway.timed(gateway.auth.token_for_logout(token)).await;
+    match (judged, secret) {
+        (Ok(claims), secret) => {
+            gateway.accounts.log_out_by_token(&claims).await?;
+            tracing::info!(user = %claims.user_id, sid = %claims.sid, ip = %client.ip, "logged out");
+            match secret {
+                // Usually the same session, which has ended by now.
+                Some(secret) => by_secret(gateway, SessionSecret::parse(secret).as_ref(), client).await,
+                None => Ok(()),
+            }
+        }
+        // A page that sends both must get out although its token is no good any more: its key may have been revoked.
+        (Err(AuthError::Denied(_)), Some(secret)) => {
+            by_secret(gateway, SessionSecret::parse(secret).as_ref(), client).await
+        }
+        (Err(error), _) => Err(error.into()),
     }
 }
 
 async fn by_secret(gateway: &Gateway, secret: Option<&SessionSecret>, client: &Client) -> Result<(), Problem> {
     // What is no secret opens nothing, like one that opens nothing any more.
     let Some(secret) = secret else { return Ok(()) };
+    // A made-up secret costs a look into the database, here as at validate-session.
+    gateway.limits.validation(client.ip)?;
     gateway.accounts.log_out_by_secret(secret).await?;
     tracing::info!(ip = %client.ip, "logged out by the session's secret");
     Ok(())
