@@ -80,11 +80,6 @@ impl Credential {
         *self.fate() = Fate::Ended(answered);
     }
 
-    /// Whether nobody has asked for its end.
-    pub fn is_good(&self) -> bool {
-        *self.fate() == Fate::Good
-    }
-
     fn fate(&self) -> MutexGuard<'_, Fate> {
         self.fate.lock().expect("fate")
     }
@@ -101,6 +96,7 @@ pub struct Ledger {
     revocations: AtomicU64,
     pushes: AtomicU64,
     worst_delay: AtomicU64,
+    longest_wait: AtomicU64,
 }
 
 #[derive(Default)]
@@ -110,31 +106,26 @@ struct Wrong {
 }
 
 impl Ledger {
-    /// A use of a credential whose first byte was sent at `sent`, or a push whose event arose no earlier than then, and
-    /// how it was taken.
+    /// A use of a credential whose first byte was sent at `sent`, and how it was taken, now.
     pub fn used(&self, credential: &Credential, what: &str, sent: Instant, taken: &Taken) {
-        let fate = *credential.fate();
-        let who = || format!("{what} of session {}", credential.login().sid);
+        self.longest_wait.fetch_max(sent.elapsed().as_micros() as u64, Ordering::Relaxed);
         match taken {
-            Taken::Accepted => {
-                self.accepted.fetch_add(1, Ordering::Relaxed);
-                if let Fate::Ended(answered) = fate {
-                    let delay = sent.saturating_duration_since(answered);
-                    self.worst_delay.fetch_max(delay.as_micros() as u64, Ordering::Relaxed);
-                    if delay > BOUND {
-                        self.wrong().violations.push(format!("{} accepted {delay:?} after the answer", who()));
-                    }
-                }
-            }
+            Taken::Accepted => self.accepted(credential, what, sent),
             Taken::Refused(said) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                if fate == Fate::Good {
-                    self.falsely_refused(&format!("{}: {said}", who()));
+                if *credential.fate() == Fate::Good {
+                    self.falsely_refused(&format!("{what} of session {}: {said}", credential.login().sid));
                 }
             }
             Taken::CannotTell(_) => drop(self.cannot_tell.fetch_add(1, Ordering::Relaxed)),
             Taken::NoAnswer => drop(self.no_answer.fetch_add(1, Ordering::Relaxed)),
         }
+    }
+
+    /// A push to a credential, of an event that arose no earlier than `arose`.
+    pub fn pushed(&self, credential: &Credential, what: &str, arose: Instant) {
+        self.pushes.fetch_add(1, Ordering::Relaxed);
+        self.accepted(credential, what, arose);
     }
 
     /// Something good was called bad.
@@ -145,11 +136,6 @@ impl Ledger {
     /// A revocation was answered.
     pub fn revoked(&self) {
         self.revocations.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A push was heard.
-    pub fn pushed(&self) {
-        self.pushes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The sums.
@@ -166,6 +152,18 @@ impl Ledger {
             revocations: read(&self.revocations),
             pushes: read(&self.pushes),
             worst_delay: Duration::from_micros(read(&self.worst_delay)),
+            longest_wait: Duration::from_micros(read(&self.longest_wait)),
+        }
+    }
+
+    fn accepted(&self, credential: &Credential, what: &str, sent: Instant) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        let Fate::Ended(answered) = *credential.fate() else { return };
+        let delay = sent.saturating_duration_since(answered);
+        self.worst_delay.fetch_max(delay.as_micros() as u64, Ordering::Relaxed);
+        if delay > BOUND {
+            let sid = credential.login().sid;
+            self.wrong().violations.push(format!("{what} of session {sid} accepted {delay:?} after the answer"));
         }
     }
 
@@ -195,4 +193,6 @@ pub struct Sums {
     pub pushes: u64,
     /// From the answer of a revocation to the sending of the last use that was accepted all the same.
     pub worst_delay: Duration,
+    /// From the sending of a use to its answer, or to the client's losing patience.
+    pub longest_wait: Duration,
 }

@@ -6,12 +6,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod at_the_edge;
 mod fault;
 mod ledger;
 mod mix;
 mod people;
 mod rig;
 mod run;
+mod table;
 
 use fault::Fault;
 use run::{Plan, run};

@@ -209,8 +209,8 @@ impl Worker {
     fn heard(&self, push: &Value) {
         let name = push["message"]["data"]["user"]["full_name"].as_str().unwrap_or_default();
         if let Some(micros) = name.strip_prefix("changed ").and_then(|at| at.parse().ok()) {
-            self.ledger.pushed();
-            self.used("push", self.started + Duration::from_micros(micros), &Taken::Accepted);
+            let arose = self.started + Duration::from_micros(micros);
+            self.ledger.pushed(&self.credential, &format!("push on the {}", self.place), arose);
         }
     }
 
