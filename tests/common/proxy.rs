@@ -57,6 +57,7 @@ struct Shared {
     server: SocketAddr,
     network: watch::Sender<Network>,
     resets: watch::Sender<u64>,
+    forgotten: AtomicU64,
     lose: Mutex<Option<Choice>>,
     lost: AtomicU64,
 }
@@ -68,6 +69,7 @@ impl Proxy {
             server: SocketAddr::from(([127, 0, 0, 1], port)),
             network: watch::Sender::new(Network::Passes),
             resets: watch::Sender::new(0),
+            forgotten: AtomicU64::new(0),
             lose: Mutex::new(None),
             lost: AtomicU64::new(0),
         });
@@ -94,6 +96,11 @@ impl Proxy {
     /// Resets every connection that stands.
     pub fn reset(&self) {
         self.shared.resets.send_modify(|resets| *resets += 1);
+    }
+
+    /// Nothing passes any more on the connections that stand, as when a firewall has forgotten them; new ones are fine.
+    pub fn forget(&self) {
+        self.shared.forgotten.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Loses those pub/sub messages of Redis whose payload `choice` picks, and delivers everything else.
@@ -160,6 +167,7 @@ impl Shared {
 
     async fn carry(self: Arc<Self>, mut node: TcpStream) {
         let mut resets = self.resets.subscribe();
+        let born = self.forgotten.load(Ordering::SeqCst);
         let Ok(mut server) = TcpStream::connect(self.server).await else {
             let _ = node.set_zero_linger();
             return;
@@ -171,8 +179,8 @@ impl Shared {
             tokio::select! {
                 _ = resets.changed() => false,
                 both = async { tokio::try_join!(
-                    self.pump(from_node, to_server, Direction::ToServer),
-                    self.pump(from_server, to_node, Direction::ToNode),
+                    self.pump(from_node, to_server, Direction::ToServer, born),
+                    self.pump(from_server, to_node, Direction::ToNode, born),
                 ) } => both.is_ok(),
             }
         };
@@ -186,6 +194,7 @@ impl Shared {
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
         direction: Direction,
+        born: u64,
     ) -> std::io::Result<()> {
         let (queue, mut queued) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS);
         let reading = async {
@@ -200,21 +209,24 @@ impl Shared {
         };
         let writing = async {
             while let Some((read_at, chunk)) = queued.recv().await {
-                self.let_through(direction, read_at).await;
+                self.let_through(direction, born, read_at).await;
                 let chunk = if direction == Direction::ToNode { self.without_lost(chunk) } else { chunk };
                 to.write_all(&chunk).await?;
             }
-            self.let_through(direction, Instant::now()).await;
+            self.let_through(direction, born, Instant::now()).await;
             to.shutdown().await
         };
         tokio::try_join!(reading, writing).map(|_| ())
     }
 
     /// Waits as long as the network holds back what was read then.
-    async fn let_through(&self, direction: Direction, read_at: Instant) {
+    async fn let_through(&self, direction: Direction, born: u64, read_at: Instant) {
         let mut network = self.network.subscribe();
         loop {
             let now = *network.borrow_and_update();
+            if self.forgotten.load(Ordering::SeqCst) != born {
+                std::future::pending::<()>().await;
+            }
             let due = match (now, direction) {
                 (Network::Passes, _)
                 | (Network::Delays(_) | Network::LosesAnswers, Direction::ToServer)

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::gateway::Settings;
+use crate::common::proxy::Network;
 use crate::common::{Login, Node};
 use crate::fault::{Fault, Hogs};
 use crate::ledger::{Credential, Ledger, Taken};
@@ -75,4 +76,15 @@ async fn a_user_disabled_by_hand_just_before_postgres_freezes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_disabled_by_hand_just_before_redis_freezes() {
     ends_although(Fault::RedisFrozen, disable_by_hand).await;
+}
+
+/// No node is there to announce it on the bus, and the beats of both go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fails: the lease proves only what nodes announce, and nobody announces a hand-written UPDATE"]
+async fn a_user_disabled_by_hand_while_no_node_reaches_the_database() {
+    ends_although(Fault::Nothing, async |rig, login| {
+        rig.postgres_network(Network::Swallows);
+        disable_by_hand(rig, login).await;
+    })
+    .await;
 }

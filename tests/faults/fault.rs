@@ -33,6 +33,8 @@ pub enum Fault {
     NodeCutFromDatabase,
     NodeCutFromBoth,
     NodeRefusedByBoth,
+    NodeForgottenByDatabase,
+    NodeForgottenByRedis,
     NodeKilled,
     NodeStopped,
     EntriesLost,
@@ -41,7 +43,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, in the table's order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Nothing,
         Self::RedisKilled,
         Self::RedisFrozen,
@@ -61,6 +63,8 @@ impl Fault {
         Self::NodeCutFromDatabase,
         Self::NodeCutFromBoth,
         Self::NodeRefusedByBoth,
+        Self::NodeForgottenByDatabase,
+        Self::NodeForgottenByRedis,
         Self::NodeKilled,
         Self::NodeStopped,
         Self::EntriesLost,
@@ -89,6 +93,8 @@ impl Fault {
             Self::NodeCutFromDatabase => "a node cut from the database",
             Self::NodeCutFromBoth => "a node cut from both",
             Self::NodeRefusedByBoth => "a node reset and refused by both",
+            Self::NodeForgottenByDatabase => "a node's connections to the database silently dead",
+            Self::NodeForgottenByRedis => "a node's connections to Redis silently dead",
             Self::NodeKilled => "a node killed and started again",
             Self::NodeStopped => "a node stopped (SIGSTOP) and resumed",
             Self::EntriesLost => "every revocation lost on the bus, beats delivered",
@@ -129,6 +135,8 @@ impl Fault {
                 rig.victim().redis.network(Network::Refuses);
                 rig.victim().postgres.network(Network::Refuses);
             }
+            Self::NodeForgottenByDatabase => rig.victim().postgres.forget(),
+            Self::NodeForgottenByRedis => rig.victim().redis.forget(),
             Self::NodeKilled => rig.victim().gateway.kill(),
             Self::NodeStopped => rig.victim().gateway.signal("STOP"),
             Self::EntriesLost => {
@@ -155,7 +163,12 @@ impl Fault {
     /// Ends it.
     pub async fn end(self, rig: &Rig, hogs: &Hogs) {
         tokio::task::block_in_place(|| match self {
-            Self::Nothing | Self::RedisFlushed | Self::RedisRestartedEmpty | Self::SubscriptionsKilled => {}
+            Self::Nothing
+            | Self::RedisFlushed
+            | Self::RedisRestartedEmpty
+            | Self::SubscriptionsKilled
+            | Self::NodeForgottenByDatabase
+            | Self::NodeForgottenByRedis => {}
             Self::RedisKilled => rig.redis.restart(),
             Self::RedisFrozen => rig.redis.cont_signal(),
             Self::RedisFull => drop(rig.redis.run(&["CONFIG SET maxmemory 0"])),

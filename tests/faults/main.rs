@@ -8,11 +8,13 @@ mod common;
 
 mod at_the_edge;
 mod fault;
+mod herd;
 mod ledger;
 mod mix;
 mod people;
 mod rig;
 mod run;
+mod story;
 mod table;
 
 use fault::Fault;
@@ -55,6 +57,8 @@ faults! {
     a_node_cut_from_the_database: NodeCutFromDatabase,
     a_node_cut_from_both: NodeCutFromBoth,
     a_node_refused_by_both: NodeRefusedByBoth,
+    a_node_forgotten_by_the_database: NodeForgottenByDatabase,
+    a_node_forgotten_by_redis: NodeForgottenByRedis,
     a_node_killed: NodeKilled,
     a_node_stopped: NodeStopped,
     entries_lost: EntriesLost,

@@ -24,7 +24,7 @@ impl Plan {
     pub const SHORT: Self = Self { lasts: Duration::from_secs(4), persons: 2 };
 
     /// For the table.
-    pub const LONG: Self = Self { lasts: Duration::from_secs(10), persons: 5 };
+    pub const LONG: Self = Self { lasts: Duration::from_secs(10), persons: 3 };
 }
 
 /// A row of the table.

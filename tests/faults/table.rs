@@ -44,8 +44,8 @@ fn page(rows: &[Figures]) -> String {
         - **recovery**: from the fault's end until checks, profile changes and new sockets worked on both nodes. About \
         {:?} is what asking takes.\n\
         - **queries**: what both nodes sent to the database from the fault's beginning to the end.\n\n\
-        | fault | revocations | violations | worst delay | accepted | false | cannot tell | no answer | longest wait | recovery | queries |\n\
-        | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n",
+        | fault | revocations | violations | worst delay | accepted | false | cannot tell | no answer | longest wait | pushes | recovery | queries |\n\
+        | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n",
         machine(),
         Plan::LONG.persons * crate::people::Ending::ALL.len(),
         Plan::LONG.lasts.as_secs(),
@@ -60,7 +60,7 @@ fn page(rows: &[Figures]) -> String {
 fn row(figures: &Figures) -> String {
     let sums = &figures.sums;
     format!(
-        "| {} | {} | {} | {} ms | {} | {} | {} | {} | {} ms | {} ms | {} |",
+        "| {} | {} | {} | {} ms | {} | {} | {} | {} | {} ms | {} | {} ms | {} |",
         figures.fault.title(),
         sums.revocations,
         sums.violations.len(),
@@ -70,6 +70,7 @@ fn row(figures: &Figures) -> String {
         sums.cannot_tell,
         sums.no_answer,
         sums.longest_wait.as_millis(),
+        sums.pushes,
         figures.recovery.as_millis(),
         figures.queries,
     )
