@@ -65,7 +65,11 @@ impl State {
     /// All that can happen next. After the judgement nothing matters any more.
     pub fn steps(&self, config: &Config) -> Vec<Step> {
         let mut steps = Vec::new();
-        let mut may = |step, possible: bool| possible.then(|| steps.push(step)).unwrap_or_default();
+        let mut may = |step, possible: bool| {
+            if possible {
+                steps.push(step);
+            }
+        };
         let end = crate::state::START + config.ticks;
         if matches!(self.use_, Use::Accepted | Use::Refused) || self.is_too_late(end) || self.is_known_in_time(config) {
             return steps;
