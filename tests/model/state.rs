@@ -146,7 +146,7 @@ impl State {
         if config.lacks(Without::LogReadAfterBaseline) {
             leases[CHECKER].log_read(BootInstant(u64::MAX));
         }
-        let message = introduce(&mut leases, config.acquainted);
+        let message = introduce(&mut leases, config);
         let under_way =
             if config.acquainted || !config.bus { Transaction::Planned } else { Transaction::Announced(10) };
         Self {
@@ -228,11 +228,15 @@ pub fn name(node: usize) -> NodeId {
 
 /// Before the story begins each has heard the other, and a complete log read came after; without
 /// `acquainted` that read came before the revoker's first beat, and R is announced and under way: its message's number.
-fn introduce(leases: &mut [Lease; 2], acquainted: bool) -> u64 {
+fn introduce(leases: &mut [Lease; 2], config: &Config) -> u64 {
+    let acquainted = config.acquainted;
     let before = |nanos: u64| BootInstant(instant(START).0 - 100 + nanos);
     let message = if acquainted { 0 } else { leases[REVOKER].announce() };
     for node in [CHECKER, REVOKER] {
-        let beat = leases[node].beat(before(node as u64));
+        let mut beat = leases[node].beat(before(node as u64));
+        if config.lacks(Without::SettledBeforeLogRead) {
+            beat.settled = beat.announced;
+        }
         for lease in leases.iter_mut() {
             let _ = lease.heard(&beat, before(node as u64));
         }
