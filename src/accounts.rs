@@ -144,10 +144,15 @@ impl Accounts {
         let row = self.store.login_row(email.as_str()).await?;
         let hash = row.as_ref().map(|row| row.password_hash.clone());
         let right = self.passwords.verify(password, hash).await?;
-        match row {
-            Some(row) if right => self.begin_session(row, device).await,
-            _ => Err(AccountError::InvalidCredentials),
+        let ip = device.ip;
+        let (user, outcome) = match row {
+            Some(row) if right => (Some(row.user_id), self.begin_session(row, device).await),
+            row => (row.map(|row| row.user_id), Err(AccountError::InvalidCredentials)),
+        };
+        if let Err(refusal @ (AccountError::InvalidCredentials | AccountError::Disabled)) = &outcome {
+            tracing::info!(user = user.map(tracing::field::display), ip = ip.map(tracing::field::display), %refusal, "login refused");
         }
+        outcome
     }
 
     /// Inserts the session under the epoch that was read **before** the password was hashed, so that a login that

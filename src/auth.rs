@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use crate::cache::{Cache, CannotTell, Ending, Peek, Standing};
 use crate::clock::{BootInstant, DatabaseClock};
 use crate::entry::EndReason;
-use crate::freshness::Freshness;
+use crate::freshness::{CATCH_UP_WAIT, Freshness};
 use crate::ids::Jti;
 use crate::metrics::cache_counter;
 use crate::seal::Sealer;
@@ -164,7 +164,8 @@ impl Auth {
     /// # Errors
     /// [`AuthError`].
     pub async fn token(&self, token: &AccessToken) -> Result<Principal, AuthError> {
-        let claims = self.verified_claims(token).await?;
+        let verified = self.verified(token).await?;
+        let claims = verified.claims.clone();
         let expired = self.is_expired(&claims);
         let standing = match self.parts.cache.session(claims.sid, claims.user_id).await {
             // That it has expired is a fact without any store.
@@ -172,7 +173,13 @@ impl Auth {
             standing => standing?,
         };
         let principal = Self::principal(standing, Some(claims))?;
-        if expired { Err(AuthError::Denied(Denied::Expired)) } else { Ok(principal) }
+        // Last, because the waiting above may have brought the entry that removes the key.
+        self.know_of_keys().await?;
+        match (verified.key.is_removed(), expired) {
+            (true, _) => Err(AuthError::Denied(Denied::Forged)),
+            (false, true) => Err(AuthError::Denied(Denied::Expired)),
+            (false, false) => Ok(principal),
+        }
     }
 
     /// Judges signature and claims but not `exp`, session or listing: good enough to log out with, for nothing else.
@@ -180,7 +187,7 @@ impl Auth {
     /// # Errors
     /// [`AuthError`].
     pub async fn token_for_logout(&self, token: &AccessToken) -> Result<Arc<TokenClaims>, AuthError> {
-        self.verified_claims(token).await
+        Ok(self.verified(token).await?.claims.clone())
     }
 
     /// Judges the secret of a session.
@@ -218,13 +225,13 @@ impl Auth {
     #[must_use]
     pub fn recheck(&self, principal: &Principal) -> Recheck {
         let session = &principal.session;
-        if let Some(claims) = &principal.token
-            && (self.is_expired(claims) || self.parts.keys.find(&claims.kid).is_none())
-        {
-            return Recheck::Unsure;
-        }
+        let token_stands = principal.token.as_ref().is_none_or(|claims| {
+            !self.is_expired(claims) && self.caught_up() && self.parts.keys.find(&claims.kid).is_some()
+        });
         match self.parts.cache.peek(session.sid, session.user_id) {
-            Peek::Alive(session, _) if !is_listed(&session, principal.token.as_deref()) => Recheck::Good,
+            Peek::Alive(session, _) if token_stands && !is_listed(&session, principal.token.as_deref()) => {
+                Recheck::Good
+            }
             _ => Recheck::Unsure,
         }
     }
@@ -235,16 +242,14 @@ impl Auth {
     /// [`AuthError`].
     pub async fn refetch(&self, principal: &Principal) -> Result<Principal, AuthError> {
         let session = &principal.session;
-        if let Some(claims) = &principal.token
-            && self.parts.keys.find(&claims.kid).is_none()
-        {
-            return Err(AuthError::Denied(Denied::Forged));
-        }
         let standing = self.parts.cache.session(session.sid, session.user_id).await?;
         let principal = Self::principal(standing, principal.token.clone())?;
-        match &principal.token {
-            Some(claims) if self.is_expired(claims) => Err(AuthError::Denied(Denied::Expired)),
-            _ => Ok(principal),
+        let Some(claims) = &principal.token else { return Ok(principal) };
+        self.know_of_keys().await?;
+        match (self.parts.keys.find(&claims.kid), self.is_expired(claims)) {
+            (None, _) => Err(AuthError::Denied(Denied::Forged)),
+            (Some(_), true) => Err(AuthError::Denied(Denied::Expired)),
+            (Some(_), false) => Ok(principal),
         }
     }
 
@@ -281,8 +286,14 @@ impl Auth {
         }
     }
 
-    /// The claims, from memory or by a signature check. Judges `nbf`, but leaves `exp` to the caller.
-    async fn verified_claims(&self, token: &AccessToken) -> Result<Arc<TokenClaims>, AuthError> {
+    /// A read of the session says nothing about keys: only the log does, and the bus. So tokens need a horizon.
+    async fn know_of_keys(&self) -> Result<(), AuthError> {
+        let known = self.caught_up() || self.parts.freshness.wait_caught_up(CATCH_UP_WAIT).await;
+        if known { Ok(()) } else { Err(AuthError::CannotTell) }
+    }
+
+    /// The claims and the key, from memory or by a signature check. Judges `nbf`, but leaves `exp` to the caller.
+    async fn verified(&self, token: &AccessToken) -> Result<Arc<Verified>, AuthError> {
         let hash = SecretHash::of(token.expose().as_bytes());
         let verified = match self.verified.get(&hash).filter(|verified| !verified.key.is_removed()) {
             Some(verified) => {
@@ -299,7 +310,7 @@ impl Auth {
         if verified.claims.not_before > self.now_unix().saturating_add(self.leeway_seconds()) {
             return Err(AuthError::Denied(Denied::Forged));
         }
-        Ok(verified.claims.clone())
+        Ok(verified)
     }
 
     async fn verify(&self, token: &AccessToken) -> Result<Verified, AuthError> {

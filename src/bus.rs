@@ -3,7 +3,7 @@
 //! Besides entries it carries beats, from which the [`lease`] follows: the proof that caches may answer while the
 //! database is away. Messages are sealed, so that whoever reaches Redis can neither read nor forge them.
 
-mod lease;
+pub mod lease;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ pub enum Heard {
 
 #[derive(Serialize, Deserialize)]
 enum Message {
-    Entries { node: NodeId, entries: Vec<LogEntry> },
+    Entries { node: NodeId, number: u64, entries: Vec<LogEntry> },
     Beat(Beat),
     Farewell { node: NodeId },
 }
@@ -59,9 +59,19 @@ pub struct Bus {
     beating: tokio::sync::Mutex<()>,
 }
 
-/// A message that every beat counts by now. Publish it, or everybody's lease waits for it in vain.
+/// A message that every beat counts by now. Publish it, or everybody's lease waits for it in vain. Settled when dropped:
+/// by then its transaction is over.
 #[must_use]
-pub struct Announced<'a>(&'a Bus);
+pub struct Announced {
+    bus: Arc<Bus>,
+    number: u64,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.bus.lease().settle(self.number);
+    }
+}
 
 impl Bus {
     /// The bus of this deployment.
@@ -78,18 +88,18 @@ impl Bus {
         }
     }
 
-    /// Announces a message. Before the transaction behind it may commit.
-    pub async fn announce(&self) -> Announced<'_> {
+    /// Announces a message. Right before the transaction behind it commits.
+    pub async fn announce(self: &Arc<Self>) -> Announced {
         let _no_beat_under_way = self.beating.lock().await;
-        self.lease().announce();
-        Announced(self)
+        let number = self.lease().announce();
+        Announced { bus: self.clone(), number }
     }
 
     /// Announces and publishes entries whose transactions have committed long ago.
     ///
     /// # Errors
     /// [`RedisAway`].
-    pub async fn pass_on(&self, entries: &[LogEntry]) -> Result<(), RedisAway> {
+    pub async fn pass_on(self: &Arc<Self>, entries: &[LogEntry]) -> Result<(), RedisAway> {
         for chunk in entries.chunks(MESSAGE_ENTRIES) {
             self.announce().await.publish(chunk).await?;
         }
@@ -177,10 +187,10 @@ impl Bus {
             tracing::info!("subscribed to the bus");
         }
         match message {
-            Message::Entries { node, entries } => {
+            Message::Entries { node, number, entries } => {
                 deliver(Heard::Entries(entries));
                 // Only now: what counts as received has been applied.
-                self.lease().received(node);
+                self.lease().received(node, number);
             }
             Message::Beat(beat) => {
                 let horizon = self.lease().heard(&beat, BootInstant::now());
@@ -209,12 +219,13 @@ impl Bus {
     }
 }
 
-impl Announced<'_> {
+impl Announced {
     /// Sends the entries to every node, this one included; none when the transaction came to nothing.
     ///
     /// # Errors
     /// [`RedisAway`]: the log's tail will carry them, and no lease is had until it has.
     pub async fn publish(self, entries: &[LogEntry]) -> Result<(), RedisAway> {
-        self.0.send(&Message::Entries { node: self.0.node, entries: entries.to_vec() }).await
+        let (node, number) = (self.bus.node, self.number);
+        self.bus.send(&Message::Entries { node, number, entries: entries.to_vec() }).await
     }
 }

@@ -171,10 +171,10 @@ impl Cache {
     /// # Errors
     /// [`CannotTell`], after a bounded wait.
     pub async fn session(&self, sid: Sid, user_id: UserId) -> Result<Standing, CannotTell> {
-        if let Some(standing) = self.from_memory(sid, user_id).await {
+        if let Some(standing) = self.in_memory(sid, user_id).await {
             return Ok(standing);
         }
-        if let Some(standing) = self.from_redis(sid, user_id).await {
+        if let Some(standing) = self.in_redis(sid, user_id).await {
             return Ok(standing);
         }
         self.missed();
@@ -278,7 +278,7 @@ impl Cache {
     }
 
     /// The verdict of memory. Waits for the log read in flight when the node is not caught up: one read renews all.
-    async fn from_memory(&self, sid: Sid, user_id: UserId) -> Option<Standing> {
+    async fn in_memory(&self, sid: Sid, user_id: UserId) -> Option<Standing> {
         let mut peek = self.peek(sid, user_id);
         if matches!(peek, Peek::NotCaughtUp) && self.freshness.wait_caught_up(CATCH_UP_WAIT).await {
             peek = self.peek(sid, user_id);
@@ -296,7 +296,7 @@ impl Cache {
         Some(standing)
     }
 
-    async fn from_redis(&self, sid: Sid, user_id: UserId) -> Option<Standing> {
+    async fn in_redis(&self, sid: Sid, user_id: UserId) -> Option<Standing> {
         let batcher = self.from_redis.as_ref()?;
         // Records from Redis prove nothing about time: without a horizon of our own they are useless.
         if !self.freshness.caught_up() {

@@ -130,6 +130,11 @@ impl Config {
     pub fn load(flags: &Texts, environment: &Texts, dotenv: Option<&Path>) -> Result<Self, ConfigError> {
         let layers = Layers::read(flags, environment, dotenv)?;
         let mut config = read(&layers)?;
+        // What people know. Our own setting, where there is one, goes before it.
+        if let (Source::BuiltIn, Some(filter)) = (layers.source(&settings::LOG), environment.get("RUST_LOG")) {
+            config.log = values::log_filter(filter)
+                .map_err(|reason| ConfigError(format!("RUST_LOG (from the environment): {reason}")))?;
+        }
         config.warnings = layers.warnings;
         config.files = layers.files;
         Ok(config)

@@ -21,9 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -89,9 +90,12 @@ pub fn router(state: HttpState) -> Router {
     everything.merge(with_cors(forward_auth)).with_state(Arc::new(Gateway::new(state, document)))
 }
 
-/// The router adds `Allow`.
-async fn wrong_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This does not take that method; see Allow.")
+/// The router adds `Allow`; the marks are for `verify`, which has no layer for them.
+async fn wrong_method(headers: HeaderMap) -> Response {
+    let detail = "This does not take that method; see Allow.";
+    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).into_response();
+    edge::mark(&mut response, edge::request_id(&headers), true);
+    response
 }
 
 /// Without a list only the gateway's own pages may call, and these need no CORS.
@@ -114,9 +118,10 @@ fn cors(allowed_origins: &[String]) -> Option<CorsLayer> {
         edge::REQUEST_ID,
         HeaderName::from_static("preference-applied"),
     ];
+    let with_credentials = listed.clone();
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::list(listed))
-        .allow_credentials(true)
+        .allow_credentials(AllowCredentials::predicate(move |origin, _| with_credentials.contains(origin)))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(requested)
         .expose_headers(shown)

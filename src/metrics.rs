@@ -94,7 +94,6 @@ impl Default for CacheMetrics {
 }
 
 /// A handle of [`CACHE_REQUESTS`].
-#[must_use]
 pub fn cache_counter(cache: &'static str, tier: &'static str, result: &'static str) -> Counter {
     counter!(CACHE_REQUESTS, "cache" => cache, "tier" => tier, "result" => result)
 }

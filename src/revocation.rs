@@ -6,14 +6,15 @@
 mod apply;
 mod follow;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use crate::bus::Bus;
+use crate::bus::{Announced, Bus};
 use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
+use crate::store::before_commit::{BeforeCommit, before_commit};
 use crate::store::{
     ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult,
 };
@@ -117,7 +118,7 @@ impl Revoker {
         self.run(async move |store| store.update_profile(user_id, change, MAX_METADATA_BYTES).await).await
     }
 
-    /// Announce, commit, apply here, publish. In a task of its own, so that a client who goes away in the middle leaves no
+    /// Commit (announced right before), apply here, publish. In a task of its own, so that a client who goes away in the middle leaves no
     /// revocation committed but not applied.
     async fn run<T, F, Fut>(&self, transaction: F) -> StoreResult<T>
     where
@@ -127,11 +128,7 @@ impl Revoker {
     {
         let this = self.clone();
         let task = self.tasks.spawn(async move {
-            let announced = match &this.bus {
-                Some(bus) => Some(bus.announce().await),
-                None => None,
-            };
-            let outcome = transaction(this.store.clone()).await;
+            let (outcome, announced) = this.commit(transaction(this.store.clone())).await;
             let entries = outcome.as_ref().map_or(&[][..], Logged::entries);
             // Own sockets close first, whatever Redis does.
             this.applier.apply(entries);
@@ -143,6 +140,25 @@ impl Revoker {
             outcome
         });
         task.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the node is stopping".into())))
+    }
+
+    /// Runs a transaction, which is announced on the bus right before it commits.
+    async fn commit<T>(&self, transaction: impl Future<Output = T>) -> (T, Option<Announced>) {
+        let Some(bus) = self.bus.clone() else { return (transaction.await, None) };
+        let slot = Arc::new(Mutex::new(None));
+        let announce: BeforeCommit = {
+            let slot = slot.clone();
+            Arc::new(move || {
+                let (bus, slot) = (bus.clone(), slot.clone());
+                Box::pin(async move {
+                    let announced = bus.announce().await;
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(announced);
+                })
+            })
+        };
+        let outcome = before_commit(announce, transaction).await;
+        let announced = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        (outcome, announced)
     }
 
     /// Only saves other nodes a look at what the check refuses anyway: nobody waits for it.

@@ -7,6 +7,7 @@
 //! Nothing here waits without a bound: not for a connection, not for a lock, not for an answer. A write whose caller
 //! goes away in the middle is rolled back or was committed; whoever must act on a commit runs it in a task of its own.
 
+pub mod before_commit;
 mod error;
 mod folding;
 mod postgres;

@@ -1,22 +1,23 @@
 //! The lease: how Redis lets caches answer while the database is away. Pure bookkeeping, no I/O.
 //!
-//! Every node publishes beats through the same ordered connection as its entries. A beat says how many messages its
-//! node has **announced** so far, and the newest beat it has heard of each peer. A message is announced before the
-//! transaction behind it may commit, and published after it.
+//! Every node publishes beats on the same ordered connection as its entries. Each message has a number, given when it is
+//! **announced**: before the transaction behind it may commit. It is **settled** when its transaction is over and its
+//! publication was tried. A beat says up to which number its node has announced, up to which all are settled, and the
+//! newest beat it has heard of each peer.
 //!
 //! # Why a lease raises the horizon
 //!
 //! Let t be when this node sent the newest beat that peer p says it heard, and let R be a revocation that p answered
-//! before t. R was announced before it committed, so it is counted in every beat that p sent after hearing ours. When
-//! as many of p's messages have arrived here as that beat counts, R's is among them, and it was applied on arrival. So
-//! everything that p answered before t is in G; with all peers, everything answered before the least such t is. An own
-//! beat that comes back alone proves nothing about others: the revoker may be the one who is cut off.
+//! before t. R's message was announced before R committed, so its number is not above the one that p's beat announces.
+//! When every message up to that number has arrived here, R's has, and it was applied on arrival. So everything that p
+//! answered before t is in G; with all peers, everything answered before the least such t is. An own beat that comes back
+//! alone proves nothing about others: the revoker may be the one who is cut off.
 //!
-//! Counts are compared from a **baseline**: the first beat heard of a peer after subscribing. What was lost before it
-//! had committed before it, so a baseline counts only once a complete log read has begun after it. A count that stays
-//! behind (a lost message) or runs ahead makes a new baseline.
+//! Messages are followed from a **baseline**: a number announced by a beat. Those up to it may never arrive. They make no
+//! difference once a complete log read has begun after a beat that calls them settled, because then they had committed
+//! before it, or never will. A message that stays away makes a new baseline.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::BootInstant;
 use crate::ids::NodeId;
 
-/// How long a peer's messages may stay behind its count before they are taken for lost. A commit may take this long.
-const BEHIND_FOR: Duration = Duration::from_secs(3);
+/// How long a message may stay away before it is taken for lost. A commit may take this long.
+const AWAY_FOR: Duration = Duration::from_secs(3);
 
 /// Silence after which somebody should find out whether a peer is still alive.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
@@ -34,56 +35,81 @@ const SILENT_AFTER: Duration = Duration::from_secs(3);
 const REMEMBERED_BEATS: usize = 64;
 
 /// A node's sign of life.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Beat {
     /// Who. New at every start, so a restart is a new peer.
     pub node: NodeId,
     /// Its how many-eth.
     pub number: u64,
-    /// Messages announced so far.
+    /// The number of the newest message announced.
     pub announced: u64,
+    /// Every message up to this number is settled.
+    pub settled: u64,
     /// The newest beat heard of each peer.
     pub heard: Vec<(NodeId, u64)>,
 }
 
-/// What one node knows of the beats of all.
+/// What one node knows of the beats of all. A plain value, so that the model in `tests/model` can explore its states.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     me: NodeId,
     number: u64,
     announced: u64,
+    unsettled: BTreeSet<u64>,
     sent: VecDeque<(u64, BootInstant)>,
-    peers: HashMap<NodeId, Peer>,
+    peers: BTreeMap<NodeId, Peer>,
     /// When the newest complete log read was sent.
     log_read_at: BootInstant,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Peer {
     newest: u64,
     heard_at: BootInstant,
-    received: u64,
-    baseline: Option<Baseline>,
-    behind_since: Option<BootInstant>,
+    following: Option<Following>,
     /// Everything this peer answered before is applied here.
     proven: BootInstant,
 }
 
-struct Baseline {
-    /// `announced` less `received`.
-    offset: u64,
-    at: BootInstant,
+/// A peer's messages since a baseline.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Following {
+    baseline: u64,
+    /// When a beat first called everything up to the baseline settled.
+    settled_at: Option<BootInstant>,
+    /// Every message above the baseline and up to this number has arrived.
+    complete: u64,
+    /// Those that arrived ahead of others.
+    early: BTreeSet<u64>,
+    /// Since when something announced is not here.
+    away_since: Option<BootInstant>,
 }
 
 impl Lease {
     /// The lease of this process.
     #[must_use]
     pub fn new(me: NodeId) -> Self {
-        let (sent, peers) = (VecDeque::new(), HashMap::new());
-        Self { me, number: 0, announced: 0, sent, peers, log_read_at: BootInstant(0) }
+        Self {
+            me,
+            number: 0,
+            announced: 0,
+            unsettled: BTreeSet::new(),
+            sent: VecDeque::new(),
+            peers: BTreeMap::new(),
+            log_read_at: BootInstant(0),
+        }
     }
 
-    /// Announces a message: from here on every beat counts it. Before the transaction may commit.
-    pub fn announce(&mut self) {
+    /// Announces a message, before the transaction behind it may commit: from here on every beat counts it. Its number.
+    pub fn announce(&mut self) -> u64 {
         self.announced += 1;
+        self.unsettled.insert(self.announced);
+        self.announced
+    }
+
+    /// The message's transaction is over, and its publication was tried.
+    pub fn settle(&mut self, message: u64) {
+        self.unsettled.remove(&message);
     }
 
     /// The next beat, sent now.
@@ -94,13 +120,14 @@ impl Lease {
             self.sent.pop_front();
         }
         let heard = self.peers.iter().map(|(&node, peer)| (node, peer.newest)).collect();
-        Beat { node: self.me, number: self.number, announced: self.announced, heard }
+        let settled = self.unsettled.first().map_or(self.announced, |first| first - 1);
+        Beat { node: self.me, number: self.number, announced: self.announced, settled, heard }
     }
 
     /// A message of `node` arrived and was applied.
-    pub fn received(&mut self, node: NodeId) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.received += 1;
+    pub fn received(&mut self, node: NodeId, message: u64) {
+        if let Some(following) = self.peers.get_mut(&node).and_then(|peer| peer.following.as_mut()) {
+            following.received(message);
         }
     }
 
@@ -114,7 +141,7 @@ impl Lease {
         let sent_at = mine.and_then(|mine| self.sent.iter().find(|(number, _)| *number == mine)).map(|&(_, at)| at);
         let peer = self.peers.entry(beat.node).or_insert_with(Peer::new);
         (peer.newest, peer.heard_at) = (beat.number, now);
-        if peer.is_complete(beat.announced, now)
+        if peer.has_everything(beat, now)
             && let Some(sent_at) = sent_at
         {
             peer.proven = peer.proven.max(sent_at);
@@ -129,7 +156,7 @@ impl Lease {
 
     /// The subscription is a new one: what was heard before counts for nothing.
     pub fn start_over(&mut self) {
-        self.peers.values_mut().for_each(|peer| peer.baseline = None);
+        self.peers.values_mut().for_each(|peer| peer.following = None);
     }
 
     /// Peers that have fallen silent. They hold the lease back until somebody has found out that they are dead.
@@ -147,8 +174,9 @@ impl Lease {
         // Without the own beat's return nothing shows that this subscription delivers.
         self.peers.get(&self.me)?;
         let proven = |peer: &Peer| {
-            let made_up = peer.baseline.as_ref().is_some_and(|baseline| baseline.at < self.log_read_at);
-            (made_up && peer.behind_since.is_none()).then_some(peer.proven)
+            let following = peer.following.as_ref()?;
+            let made_up = following.settled_at.is_some_and(|settled_at| settled_at < self.log_read_at);
+            (made_up && following.away_since.is_none()).then_some(peer.proven)
         };
         self.peers.values().map(proven).collect::<Option<Vec<_>>>()?.into_iter().min()
     }
@@ -157,36 +185,40 @@ impl Lease {
 impl Peer {
     fn new() -> Self {
         let never = BootInstant(0);
-        Self { newest: 0, heard_at: never, received: 0, baseline: None, behind_since: None, proven: never }
+        Self { newest: 0, heard_at: never, following: None, proven: never }
     }
 
-    /// Whether every message announced by now has arrived.
-    fn is_complete(&mut self, announced: u64, now: BootInstant) -> bool {
-        let expected = self.baseline.as_ref().map(|baseline| self.received + baseline.offset);
-        match expected {
-            Some(expected) if expected == announced => {
-                self.behind_since = None;
-                true
-            }
-            // Under way: between commit and publication.
-            Some(expected) if expected < announced => {
-                let since = *self.behind_since.get_or_insert(now);
-                if now.since(since) > BEHIND_FOR {
-                    self.set_baseline(announced, now);
-                }
-                false
-            }
-            _ => {
-                self.set_baseline(announced, now);
-                false
-            }
+    /// Whether every message that the beat announces has arrived.
+    fn has_everything(&mut self, beat: &Beat, now: BootInstant) -> bool {
+        let following = self.following.get_or_insert_with(|| Following::from(beat.announced));
+        if beat.settled >= following.baseline {
+            following.settled_at.get_or_insert(now);
         }
+        if following.complete >= beat.announced {
+            following.away_since = None;
+            return true;
+        }
+        // Under way, between commit and publication; or lost.
+        let since = *following.away_since.get_or_insert(now);
+        if now.since(since) > AWAY_FOR {
+            self.following = Some(Following::from(beat.announced));
+        }
+        false
+    }
+}
+
+impl Following {
+    fn from(baseline: u64) -> Self {
+        Self { baseline, settled_at: None, complete: baseline, early: BTreeSet::new(), away_since: None }
     }
 
-    fn set_baseline(&mut self, announced: u64, now: BootInstant) {
-        self.received = 0;
-        self.behind_since = None;
-        self.baseline = Some(Baseline { offset: announced, at: now });
+    fn received(&mut self, message: u64) {
+        if message > self.complete {
+            self.early.insert(message);
+        }
+        while self.early.remove(&(self.complete + 1)) {
+            self.complete += 1;
+        }
     }
 }
 
@@ -225,6 +257,10 @@ mod tests {
             self.there.heard(&theirs, at(ms + 1));
             self.here.heard(&theirs, at(ms + 1))
         }
+
+        fn arrives(&mut self, message: u64) {
+            self.here.received(self.there.me, message);
+        }
     }
 
     #[test]
@@ -243,24 +279,52 @@ mod tests {
     #[test]
     fn a_revocation_under_way_holds_the_horizon_until_its_message_is_here() {
         let mut pair = Pair::acquainted();
-        pair.there.announce();
+        let message = pair.there.announce();
         assert_eq!(pair.round(30), None, "announced, perhaps committed, not yet published");
-        let there = pair.there.me;
-        pair.here.received(there);
+        pair.there.settle(message);
+        pair.arrives(message);
+        assert_eq!(pair.round(40), Some(at(40)));
+    }
+
+    #[test]
+    fn messages_may_arrive_in_another_order_than_they_were_announced() {
+        let mut pair = Pair::acquainted();
+        let (first, second) = (pair.there.announce(), pair.there.announce());
+        pair.arrives(second);
+        assert_eq!(pair.round(30), None);
+        pair.arrives(first);
         assert_eq!(pair.round(40), Some(at(40)));
     }
 
     #[test]
     fn a_lost_message_ends_the_lease_until_the_log_was_read() {
         let mut pair = Pair::acquainted();
-        pair.there.announce();
+        let message = pair.there.announce();
+        pair.there.settle(message);
         let mut ms = 30;
-        while ms < 30 + 2 * BEHIND_FOR.as_millis() as u64 {
+        while ms < 30 + 2 * AWAY_FOR.as_millis() as u64 {
             assert_eq!(pair.round(ms), None, "at {ms} ms");
             ms += 200;
         }
         pair.here.log_read(at(ms));
         assert!(pair.round(ms + 200).is_some());
+    }
+
+    #[test]
+    fn a_log_read_before_the_message_was_settled_does_not_make_up_for_it() {
+        let mut pair = Pair::acquainted();
+        let message = pair.there.announce();
+        let mut ms = 30;
+        while ms < 30 + 2 * AWAY_FOR.as_millis() as u64 {
+            pair.round(ms);
+            ms += 200;
+        }
+        pair.here.log_read(at(ms));
+        assert_eq!(pair.round(ms + 1), None, "its transaction may commit after that read");
+        pair.there.settle(message);
+        assert_eq!(pair.round(ms + 200), None, "settled, but not read since");
+        pair.here.log_read(at(ms + 300));
+        assert!(pair.round(ms + 400).is_some());
     }
 
     #[test]

@@ -3,21 +3,19 @@
 //! The key goes to stdout or into a new file that only its owner may read; what it is goes to stderr.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-use aws_lc_rs::{rand, rsa};
+use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use zeroize::Zeroizing;
+
+use crate::token::keys;
 
 /// Arguments of `portcullis keygen`.
 #[derive(Debug, clap::Args)]
@@ -61,7 +59,8 @@ pub fn run(args: &KeygenArgs) -> anyhow::Result<ExitCode> {
     let made = if args.record_key { record_key()? } else { signing_key(args.algorithm)? };
     match &args.out {
         Some(path) => {
-            write_new(path, &made.key).with_context(|| format!("failed to write {}", path.display()))?;
+            keys::write_private(path, made.key.as_bytes())
+                .with_context(|| format!("failed to write {}", path.display()))?;
             eprintln!("Wrote {}.", path.display());
         }
         None => std::io::stdout().write_all(made.key.as_bytes()).context("failed to write to stdout")?,
@@ -78,16 +77,9 @@ fn record_key() -> anyhow::Result<Made> {
 
 fn signing_key(kind: KeyKind) -> anyhow::Result<Made> {
     let (key, name) = match kind {
-        KeyKind::EdDsa => (pem(Ed25519KeyPair::generate()?.to_pkcs8v1()?.as_ref()), "EdDSA"),
-        KeyKind::Es256 => {
-            let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())?;
-            (pem(der.as_ref()), "ES256")
-        }
-        KeyKind::Rs256 => {
-            let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa3072)?;
-            let der: Pkcs8V1Der<'_> = pair.as_der()?;
-            (pem(der.as_ref()), "RS256")
-        }
+        KeyKind::EdDsa => (keys::generate_pem(keys::Algorithm::EdDsa)?, "EdDSA"),
+        KeyKind::Es256 => (keys::generate_pem(keys::Algorithm::Es256)?, "ES256"),
+        KeyKind::Rs256 => (keys::generate_pem(keys::Algorithm::Rs256)?, "RS256"),
         // The text itself is the secret, so that other libraries take it as it stands.
         KeyKind::Hs256 => (Zeroizing::new(URL_SAFE_NO_PAD.encode(random()?) + "\n"), "HS256"),
     };
@@ -116,29 +108,6 @@ fn random() -> anyhow::Result<Zeroizing<[u8; 32]>> {
     let mut bytes = Zeroizing::new([0; 32]);
     rand::fill(bytes.as_mut()).context("the system gives no random bytes")?;
     Ok(bytes)
-}
-
-/// RFC 7468.
-fn pem(der: &[u8]) -> Zeroizing<String> {
-    let body = Zeroizing::new(STANDARD.encode(der));
-    let mut text = Zeroizing::new(String::with_capacity(body.len() + body.len() / 64 + 64));
-    text.push_str("-----BEGIN PRIVATE KEY-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = after;
-    }
-    text.push_str("-----END PRIVATE KEY-----\n");
-    text
-}
-
-/// Never replaces a file: the old key may still sign live tokens.
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 #[cfg(test)]

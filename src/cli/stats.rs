@@ -137,6 +137,10 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
         Value::Null => "-".into(),
+        Value::Object(parts) => {
+            let parts: Vec<_> = parts.iter().map(|(name, part)| format!("{} {}", plain(part), words(name))).collect();
+            parts.join(", ")
+        }
         other => other.to_string(),
     }
 }

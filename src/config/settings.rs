@@ -183,7 +183,7 @@ settings! {
         "Password hashes waiting for their turn; more are answered 503";
 
     LOG = "PORTCULLIS_LOG" "FILTER", Logs, Value("info"),
-        "Log filter in the syntax of RUST_LOG, such as info,portcullis=debug";
+        "Log filter in the syntax of RUST_LOG (which is heard too), such as info,portcullis=debug";
     LOG_FORMAT = "PORTCULLIS_LOG_FORMAT" "FORMAT", Logs, Value("auto"),
         "human, json, or auto: human on a terminal, JSON otherwise";
 }

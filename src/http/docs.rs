@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::Operation;
@@ -10,6 +10,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
+use super::extract::PathText;
 use super::pages::guarded;
 use super::state::Shared;
 use crate::problem::{Problem, ProblemDocument};
@@ -152,7 +153,9 @@ pub(super) async fn page() -> Response {
 }
 
 /// `GET /docs/{file}`
-pub(super) async fn file(Path(path): Path<String>) -> Response {
+pub(super) async fn file(PathText(path): PathText) -> Response {
+    // No name at all would be the library's own page.
+    let path = path.unwrap_or_else(|| "?".to_owned());
     let config = Arc::new(utoipa_swagger_ui::Config::from(DOCUMENT_PATH));
     match utoipa_swagger_ui::serve(&path, config) {
         Ok(Some(file)) => {

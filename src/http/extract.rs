@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::{ConnectInfo, FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
@@ -38,6 +38,17 @@ pub(super) fn session_cookie(headers: &HeaderMap, https: bool) -> Option<Session
         .map(|(_, value)| value.trim());
     let first = found.next()?;
     found.all(|other| other == first).then(|| SessionSecret::parse(first)).flatten()
+}
+
+/// What the route's parameter says; `None` when it is no UTF-8, for which axum would answer in plain text.
+pub(super) struct PathText(pub Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathText {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        Ok(Self(Path::from_request_parts(parts, state).await.ok().map(|Path(text)| text)))
+    }
 }
 
 /// The other end of a request.

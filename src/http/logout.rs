@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 
 use super::body::OptionalJson;
 use super::cookies;
-use super::extract::{Caller, Client, bearer, missing, session_cookie};
+use super::extract::{Caller, Client, PathText, bearer, missing, session_cookie};
 use super::state::{Gateway, Shared};
 use crate::accounts::{DeviceEntry, LoggedOutEverywhere};
+use crate::auth::AuthError;
 use crate::ids::Sid;
 use crate::problem::Problem;
 use crate::secret::{AccessToken, SessionSecret};
@@ -81,19 +82,30 @@ async fn by_token(
     secret: Option<&str>,
     client: &Client,
 ) -> Result<(), Problem> {
-    let claims = gateway.timed(gateway.auth.token_for_logout(token)).await?;
-    gateway.accounts.log_out_by_token(&claims).await?;
-    tracing::info!(user = %claims.user_id, sid = %claims.sid, ip = %client.ip, "logged out");
-    match secret {
-        // Usually the same session, which has ended by now.
-        Some(secret) => by_secret(gateway, SessionSecret::parse(secret).as_ref(), client).await,
-        None => Ok(()),
+    let judged = gateway.timed(gateway.auth.token_for_logout(token)).await;
+    match (judged, secret) {
+        (Ok(claims), secret) => {
+            gateway.accounts.log_out_by_token(&claims).await?;
+            tracing::info!(user = %claims.user_id, sid = %claims.sid, ip = %client.ip, "logged out");
+            match secret {
+                // Usually the same session, which has ended by now.
+                Some(secret) => by_secret(gateway, SessionSecret::parse(secret).as_ref(), client).await,
+                None => Ok(()),
+            }
+        }
+        // A page that sends both must get out although its token is no good any more: its key may have been revoked.
+        (Err(AuthError::Denied(_)), Some(secret)) => {
+            by_secret(gateway, SessionSecret::parse(secret).as_ref(), client).await
+        }
+        (Err(error), _) => Err(error.into()),
     }
 }
 
 async fn by_secret(gateway: &Gateway, secret: Option<&SessionSecret>, client: &Client) -> Result<(), Problem> {
     // What is no secret opens nothing, like one that opens nothing any more.
     let Some(secret) = secret else { return Ok(()) };
+    // A made-up secret costs a look into the database, here as at validate-session.
+    gateway.limits.validation(client.ip)?;
     gateway.accounts.log_out_by_secret(secret).await?;
     tracing::info!(ip = %client.ip, "logged out by the session's secret");
     Ok(())
@@ -149,11 +161,11 @@ pub(super) async fn end_session(
     State(gateway): State<Shared>,
     client: Client,
     Caller(principal): Caller,
-    sid: Option<Path<String>>,
+    PathText(sid): PathText,
 ) -> Result<Response, Problem> {
     let not_theirs = || Problem::not_found("You have no such session.");
     // What is no UUID names no session of anybody.
-    let sid: Sid = sid.and_then(|Path(text)| text.parse().ok()).ok_or_else(not_theirs)?;
+    let sid: Sid = sid.and_then(|text| text.parse().ok()).ok_or_else(not_theirs)?;
     if !gateway.accounts.end_session(&principal, sid).await? {
         return Err(not_theirs());
     }

@@ -1,10 +1,10 @@
 //! The console page and its files, embedded in the binary.
 
-use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
+use super::extract::PathText;
 use crate::problem::Problem;
 
 /// Nothing from elsewhere, no inline script, nobody's frame.
@@ -20,9 +20,8 @@ pub(super) async fn console(headers: HeaderMap) -> Response {
 }
 
 /// `GET /static/{path}`
-pub(super) async fn asset(path: Option<Path<String>>, headers: HeaderMap) -> Response {
-    let path = path.map_or_else(String::new, |Path(path)| path);
-    guarded(file(&path, &headers), CONSOLE_POLICY)
+pub(super) async fn asset(PathText(path): PathText, headers: HeaderMap) -> Response {
+    guarded(file(&path.unwrap_or_default(), &headers), CONSOLE_POLICY)
 }
 
 /// Adds what keeps a page to itself.
@@ -91,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn only_files_of_the_folder_are_served() {
         for path in ["nothing", "../Cargo.toml", "..%2fCargo.toml", "/etc/passwd", ""] {
-            let answer = asset(Some(Path(path.to_owned())), HeaderMap::new()).await;
+            let answer = asset(PathText(Some(path.to_owned())), HeaderMap::new()).await;
             assert_eq!(answer.status(), 404, "{path}");
         }
     }

@@ -27,7 +27,7 @@ pub async fn follow_log(
     let mut failing = false;
     loop {
         let started = tokio::time::Instant::now();
-        match read_once(&mut reader, &applier, bus.as_deref(), &clock).await {
+        match read_once(&mut reader, &applier, bus.as_ref(), &clock).await {
             Ok(()) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("reading the revocation log again");
@@ -49,7 +49,7 @@ pub async fn follow_log(
 async fn read_once(
     reader: &mut LogReader,
     applier: &Applier,
-    bus: Option<&Bus>,
+    bus: Option<&Arc<Bus>>,
     clock: &DatabaseClock,
 ) -> StoreResult<()> {
     let read = reader.read().await?;

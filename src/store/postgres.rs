@@ -32,6 +32,7 @@ use tokio::sync::SemaphorePermit;
 pub(super) use self::log::LogReader;
 use self::pool::{Leased, Pool};
 use self::script::Script;
+use super::before_commit::about_to_commit;
 use super::error::is_broken;
 use super::rows::{Answer, EntryRow, entries, parse};
 use super::timing::QueryTimer;
@@ -221,6 +222,7 @@ impl Transaction<'_> {
     }
 
     async fn commit(mut self) -> StoreResult<()> {
+        about_to_commit().await;
         self.lease.send(Script::new("COMMIT")).await?;
         self.lease.in_transaction = false;
         Ok(())

@@ -28,6 +28,7 @@ use sqlx::{ConnectOptions, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(super) use self::log::LogReader;
+use super::before_commit::about_to_commit;
 use super::rows::{Answer, EntryRow, entries, parse};
 use super::timing::QueryTimer;
 use super::{PoolStatus, StoreConfig, StoreError, StoreResult};
@@ -163,6 +164,7 @@ impl Transaction<'_> {
     }
 
     async fn commit(self) -> StoreResult<()> {
+        about_to_commit().await;
         Ok(self.transaction.commit().await?)
     }
 }

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use dashmap::DashMap;
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
 use jsonwebtoken::{DecodingKey, EncodingKey};
+use zeroize::Zeroizing;
 
 use crate::entry::PublicKey;
 use crate::secret::SecretHash;
@@ -24,7 +25,7 @@ pub enum Algorithm {
     EdDsa,
     /// ECDSA on P-256.
     Es256,
-    /// RSA PKCS#1 v1.5, 2048 bits and more.
+    /// RSA PKCS#1 v1.5. Keys made here have 3072 bits.
     Rs256,
     /// HMAC with a secret that all nodes share.
     Hs256,
@@ -266,7 +267,7 @@ fn public_key(kid: &str, algorithm: Algorithm, jwk: &Jwk) -> anyhow::Result<Publ
 ///
 /// # Errors
 /// For [`Algorithm::Hs256`], and when the system's generator fails.
-pub fn generate_pem(algorithm: Algorithm) -> anyhow::Result<String> {
+pub fn generate_pem(algorithm: Algorithm) -> anyhow::Result<Zeroizing<String>> {
     let failed = |_| anyhow::anyhow!("failed to generate a key");
     let der = match algorithm {
         Algorithm::EdDsa => {
@@ -278,7 +279,7 @@ pub fn generate_pem(algorithm: Algorithm) -> anyhow::Result<String> {
             .as_ref()
             .to_vec(),
         Algorithm::Rs256 => {
-            let key = aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
+            let key = aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa3072).map_err(failed)?;
             AsDer::<Pkcs8V1Der>::as_der(&key).map_err(failed)?.as_ref().to_vec()
         }
         Algorithm::Hs256 => anyhow::bail!("HS256 takes a secret shared by all nodes, not a key of its own"),
@@ -287,16 +288,18 @@ pub fn generate_pem(algorithm: Algorithm) -> anyhow::Result<String> {
 }
 
 /// PEM after RFC 7468: base64 in lines of 64.
-fn pem(label: &str, der: &[u8]) -> String {
-    let encoded = STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for (index, character) in encoded.chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            text.push('\n');
-        }
-        text.push(character);
+fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let body = Zeroizing::new(STANDARD.encode(der));
+    let mut text = Zeroizing::new(String::with_capacity(body.len() + body.len() / 64 + 64));
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
     }
-    text.push_str(&format!("\n-----END {label}-----\n"));
+    text.push_str(&format!("-----END {label}-----\n"));
     text
 }
 

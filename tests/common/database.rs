@@ -19,34 +19,39 @@ pub enum Database {
 impl Database {
     /// A hand-written UPDATE that disables a user.
     pub async fn disable(&self, email: &str) {
+        self.try_disable(email).await.expect("disable a user");
+    }
+
+    /// The same against a database that may be away.
+    pub async fn try_disable(&self, email: &str) -> sqlx::Result<()> {
         self.update(
             "UPDATE users SET disabled_at = now() WHERE email = $1",
             "UPDATE users SET disabled_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) WHERE email = $1",
             email,
         )
-        .await;
+        .await
     }
 
     /// A hand-written UPDATE that ends every session of a user.
     pub async fn raise_epoch(&self, email: &str) {
         const RAISE: &str = "UPDATE users SET auth_epoch = auth_epoch + 1 WHERE email = $1";
-        self.update(RAISE, RAISE, email).await;
+        self.update(RAISE, RAISE, email).await.expect("raise an epoch");
     }
 
-    async fn update(&self, postgres: &'static str, sqlite: &'static str, email: &str) {
+    async fn update(&self, postgres: &'static str, sqlite: &'static str, email: &str) -> sqlx::Result<()> {
         let rows = match self {
             Self::Postgres(url) => {
-                let mut connection = PgConnection::connect(url).await.expect("connect to Postgres");
-                sqlx::query(postgres).bind(email).execute(&mut connection).await.expect("update").rows_affected()
+                let mut connection = PgConnection::connect(url).await?;
+                sqlx::query(postgres).bind(email).execute(&mut connection).await?.rows_affected()
             }
             Self::Embedded(folder) => {
                 let options = SqliteConnectOptions::new().filename(sqlite_file(folder));
-                let mut connection =
-                    options.busy_timeout(Duration::from_secs(10)).connect().await.expect("open the database");
-                sqlx::query(sqlite).bind(email).execute(&mut connection).await.expect("update").rows_affected()
+                let mut connection = options.busy_timeout(Duration::from_secs(10)).connect().await?;
+                sqlx::query(sqlite).bind(email).execute(&mut connection).await?.rows_affected()
             }
         };
         assert_eq!(rows, 1, "the UPDATE should have met exactly {email}");
+        Ok(())
     }
 }
 

@@ -133,6 +133,11 @@ impl Gateway {
         }
     }
 
+    /// Starts it again without waiting for it.
+    pub fn start_again(&self) {
+        self.spawn();
+    }
+
     /// Starts it again with the same settings, port and data directory.
     pub async fn restart(&self) {
         self.kill();

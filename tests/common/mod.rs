@@ -10,6 +10,7 @@ pub mod client;
 pub mod database;
 pub mod gateway;
 pub mod people;
+pub mod proxy;
 pub mod servers;
 pub mod stage;
 pub mod wait;
@@ -25,6 +26,7 @@ pub use ws::{Event, Socket};
 
 /// Makes `embedded::name` and `cluster::name` out of `async fn name(mode: Mode)`: the promises are the same on one node
 /// with SQLite and on two nodes with Postgres and Redis.
+#[allow(unused_macros, reason = "as above")]
 macro_rules! stages {
     (
         $(both: [$($both:ident),* $(,)?] $(,)?)?

@@ -1,6 +1,6 @@
 //! A real Redis and a real Postgres, started by the tests, breakable on purpose.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -83,6 +83,26 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs commands as an operator at its prompt does, one after the other, and says what it answered to each.
+    pub fn run(&self, commands: &[&str]) -> Vec<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect to Redis");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set a time limit");
+        let mut answers = BufReader::new(stream.try_clone().expect("share the connection"));
+        let run = |command: &&str| {
+            stream.write_all(format!("{command}\r\n").as_bytes()).expect("send a command");
+            let mut answer = String::new();
+            answers.read_line(&mut answer).expect("an answer of Redis");
+            assert!(!answer.starts_with('-'), "Redis refuses `{command}`: {answer}");
+            answer
+        };
+        commands.iter().map(run).collect()
+    }
+
     /// Kills it: connections are reset, everything in it is lost.
     pub fn kill(&self) {
         self.server.kill();
@@ -137,6 +157,11 @@ impl PostgresServer {
 
     /// Starts one of its own, for a test that breaks it.
     pub fn start() -> Self {
+        Self::start_for(400)
+    }
+
+    /// Starts one that admits this many connections.
+    pub fn start_for(connections: u32) -> Self {
         let scratch = scratch("postgres-");
         let data = scratch.path().join("data");
         let port = free_port();
@@ -148,9 +173,10 @@ impl PostgresServer {
         let mut command = as_postgres(&program("postgres", &postgres_folders()));
         command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
         // Commits survive the death of the server's processes without fsync; only the machine's would lose them.
-        for setting in ["fsync=off", "max_connections=400", "shared_buffers=32MB", "log_min_messages=warning"] {
+        for setting in ["fsync=off", "shared_buffers=32MB", "log_min_messages=warning"] {
             command.args(["-c", setting]);
         }
+        command.arg("-c").arg(format!("max_connections={connections}"));
         command.current_dir(scratch.path());
         let server = Server::new(command, "QUIT", scratch.path().join("postgres.log"));
         let postgres = Self { server, port, databases: AtomicU32::new(0), _scratch: scratch };
@@ -168,6 +194,11 @@ impl PostgresServer {
             .expect("create a database");
         connection.close().await.expect("leave Postgres");
         self.url(&name)
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Ends it as a crash does: no clean shutdown, recovery at the next start.

@@ -79,6 +79,11 @@ impl Handshake<'_> {
 
     /// Opens the socket; a refusal fails the test.
     pub async fn open(self) -> Socket {
+        self.try_open().await.unwrap_or_else(|refusal| panic!("the handshake failed: {refusal}"))
+    }
+
+    /// Opens the socket, or says why not.
+    pub async fn try_open(self) -> Result<Socket, String> {
         let url = format!("ws://{}{}", self.node.authority(), self.path);
         let mut request = url.as_str().into_client_request().expect("a request");
         for (name, value) in &self.headers {
@@ -86,13 +91,13 @@ impl Handshake<'_> {
             request.headers_mut().append(name, HeaderValue::try_from(value.as_str()).expect("a header value"));
         }
         let opening = async {
-            let stream = TcpStream::connect(self.node.authority()).await.expect("connect");
-            tokio_tungstenite::client_async(request, stream).await
+            let stream = TcpStream::connect(self.node.authority()).await.map_err(|error| error.to_string())?;
+            tokio_tungstenite::client_async(request, stream).await.map_err(|refusal| format!("{refusal:?}"))
         };
-        let opened = tokio::time::timeout(DEADLINE, opening).await.expect("a handshake in time");
-        let (stream, response) = opened.unwrap_or_else(|refusal| panic!("the handshake was refused: {refusal:?}"));
+        let opened = tokio::time::timeout(DEADLINE, opening).await;
+        let (stream, response) = opened.map_err(|_| "no handshake in time".to_owned())??;
         let selected = response.headers().get("sec-websocket-protocol");
-        Socket {
+        Ok(Socket {
             stream,
             subprotocol: selected.map(|value| value.to_str().expect("a plain header").to_owned()),
             inbox: VecDeque::new(),
@@ -100,7 +105,7 @@ impl Handshake<'_> {
             replies: Vec::new(),
             next_id: 1,
             answer_pings: true,
-        }
+        })
     }
 
     /// Tries the handshake as plain HTTP, so that a refusal can be read whole. The status 101 is an answer too.

@@ -65,7 +65,8 @@ async fn no_secret_reaches_the_log(mode: Mode) {
     ];
     for gateway in &stage.gateways {
         let log = gateway.log();
-        assert!(log.contains("TRACE"), "RUST_LOG is not heard, so this shows nothing");
+        // The wire-level crates are capped, and nothing of ours is finer than debug.
+        assert!(log.contains("DEBUG"), "RUST_LOG is not heard, so this shows nothing");
         for (what, secret) in &secrets {
             let line = log.lines().find(|line| line.contains(secret.as_str()));
             assert!(line.is_none(), "{what} in the log: {}", line.unwrap_or_default());
