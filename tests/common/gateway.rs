@@ -82,6 +82,11 @@ impl Gateway {
         self.scratch.path().join("data")
     }
 
+    /// The process that runs now.
+    pub fn pid(&self) -> u32 {
+        self.process.lock().expect("process").as_ref().expect("a running gateway").pid()
+    }
+
     /// All it has written so far, since its first start.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()

@@ -3,6 +3,7 @@
 //! Read `stage.rs` for what a test stands on, `client.rs` and `people.rs` for HTTP, `ws.rs` for sockets.
 
 #![allow(dead_code, reason = "each test crate uses its own part of this module")]
+#![allow(unused_macros, reason = "the benchmarks stand on the same servers and nodes, without suites")]
 #![allow(unused_imports, reason = "each test crate uses its own part of this module")]
 
 pub mod client;
