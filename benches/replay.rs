@@ -53,7 +53,9 @@ async fn measure(checks: usize) {
         grouped(USERS as u64)
     );
     println!("                    users   answered by   reached the                           Redis errors   checks");
-    println!("                     seen         Redis      database     share   statements   seen by checks   a second");
+    println!(
+        "                     seen         Redis      database     share   statements   seen by checks   a second"
+    );
 
     gateway.kill();
     redis.restart();
