@@ -23,8 +23,10 @@ use crate::clock::{BootInstant, DatabaseClock};
 use crate::config::Config;
 use crate::entry::PublicKey;
 use crate::freshness::Freshness;
+use crate::headcount::Headcount;
 use crate::http::{self, HttpState};
 use crate::ids::NodeId;
+use crate::open_files::OpenFiles;
 use crate::origin::AllowedOrigins;
 use crate::password::Passwords;
 use crate::redis_link::RedisLink;
@@ -32,7 +34,7 @@ use crate::registry::{Limits, Registry};
 use crate::revocation::{Applier, ApplierParts, Revoker};
 use crate::seal::{Purpose, Sealer};
 use crate::server;
-use crate::socket::{self, SocketState};
+use crate::socket::{self, SocketParts};
 use crate::store::{Store, StoreConfig};
 use crate::telemetry::Exporter;
 use crate::token::TokenFormat;
@@ -49,9 +51,6 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(30);
 /// After the drain, how long requests in flight may take before they are cut.
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
 
-/// HTTP connections beside the sockets.
-const HTTP_CONNECTIONS: usize = 10_000;
-
 /// One node: everything that a running gateway consists of.
 pub struct App {
     config: Arc<Config>,
@@ -63,6 +62,8 @@ pub struct App {
     cache: Arc<Cache>,
     bus: Option<Arc<Bus>>,
     registry: Registry,
+    headcount: Option<Arc<Headcount>>,
+    files: OpenFiles,
     auth: Auth,
     accounts: Accounts,
     last_seen: Arc<LastSeen>,
@@ -116,7 +117,23 @@ impl App {
 
         let keys = Arc::new(KeySet::default());
         keys.add(signing_key.verifying());
-        let registry = Registry::new(Limits::from(&*config));
+        let files = OpenFiles::raise(config.max_http_connections);
+        let limits = Limits::new(&config, files.sockets);
+        if limits.connections < config.max_connections {
+            let OpenFiles { limit, http, .. } = files;
+            notes.push(format!(
+                "sockets    {} at most, and {http} HTTP connections: {limit} open files (ulimit -Hn)",
+                limits.connections
+            ));
+        }
+        let registry = Registry::new(limits);
+        let told = registry.clone();
+        duties.start("fan-out", async move { told.wake_told().await });
+        let headcount = link.clone().map(|link| {
+            let (headcount, duty) = Headcount::new(node, link, sealer.clone(), deployment.id, registry.clone(), limits);
+            duties.start("headcount", duty);
+            headcount
+        });
         let (applier, announcer) = Applier::new(ApplierParts {
             node,
             store: store.clone(),
@@ -167,6 +184,8 @@ impl App {
             cache,
             bus,
             registry,
+            headcount,
+            files,
             auth,
             accounts,
             last_seen,
@@ -206,8 +225,7 @@ impl App {
     /// When a background duty died: a node that has become deaf must not go on.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
         let closed = CancellationToken::new();
-        let most = self.config.max_connections.saturating_add(HTTP_CONNECTIONS);
-        let serving = server::serve(listener, self.router(), most, closed.clone(), self.tasks.clone());
+        let serving = server::serve(listener, self.router(), self.files.http, closed.clone(), self.tasks.clone());
         let serving = tokio::spawn(serving);
         let died = tokio::select! {
             () = stop.cancelled() => None,
@@ -228,6 +246,9 @@ impl App {
         if let Some(bus) = &self.bus {
             bus.say_farewell().await;
         }
+        if let Some(headcount) = &self.headcount {
+            headcount.say_farewell().await;
+        }
         if let Err(error) = self.store.forget_node(self.node).await {
             tracing::debug!(%error, "failed to sign off");
         }
@@ -239,10 +260,11 @@ impl App {
     }
 
     fn router(&self) -> Router {
-        let sockets = socket::router(SocketState {
+        let sockets = socket::router(SocketParts {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             registry: self.registry.clone(),
+            headcount: self.headcount.clone(),
             config: self.config.clone(),
             origins: AllowedOrigins::new(&self.config.allowed_origins),
             clock: self.clock.clone(),

@@ -38,6 +38,30 @@ pub fn came_over_https(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> 
     is_trusted(peer.to_canonical(), trusted) && last.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"))
 }
 
+/// Whom limits take for one: an IPv4 address, or the /64 that a customer of an IPv6 network has to send from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Network(u64);
+
+impl Network {
+    /// What stands above an IPv4 address: the /64 of a multicast group, which nobody sends from.
+    const IPV4: u64 = 0xffff_ffff << 32;
+
+    /// The network of an address as [`client_address`] finds it.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(address) => Self(Self::IPV4 | u64::from(address.to_bits())),
+            IpAddr::V6(address) => Self((address.to_bits() >> 64) as u64),
+        }
+    }
+
+    /// Its bytes, for a name.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+}
+
 fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
@@ -95,6 +119,16 @@ mod tests {
         assert_eq!(found("::1", &["2001:db8::5"], proxies), "2001:db8::5");
         // A dual-stack listener shows IPv4 peers as mapped addresses.
         assert_eq!(found("::ffff:10.0.0.1", &["::ffff:198.51.100.1"], proxies), "198.51.100.1");
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_one_network() {
+        let network = |text: &str| Network::of(text.parse().unwrap());
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), network("2001:db8:1:2:ffff::1"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
+        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
+        assert_ne!(network("::1"), network("0.0.0.1"));
     }
 
     #[test]

@@ -76,10 +76,20 @@ pub struct Config {
     pub outbox_bytes: usize,
     /// Commands a second a socket may send.
     pub max_commands_per_second: u32,
-    /// Live sockets of one user on this node.
+    /// Bytes a second a socket may send.
+    pub max_bytes_per_second: usize,
+    /// Live sockets of one user on all nodes.
     pub max_connections_per_user: usize,
+    /// Live sockets of one address (IPv6: one /64) on all nodes.
+    pub max_connections_per_address: usize,
     /// Live sockets on this node.
     pub max_connections: usize,
+    /// Live sockets on this node that have shown no credential; `None` is a share of what the node takes.
+    pub max_waiting_connections: Option<usize>,
+    /// Connections on this node that speak HTTP; `None` is a share of the open files.
+    pub max_http_connections: Option<usize>,
+    /// Handshakes a second of one address.
+    pub max_handshakes_per_second: u32,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Connections in the database pool, the log reader's own not counted.
@@ -181,8 +191,13 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         max_message_bytes: layers.value(&s::MAX_MESSAGE_BYTES, values::bytes(1 << 10..=16 << 20))?,
         outbox_bytes: layers.value(&s::OUTBOX_BYTES, values::bytes(4 << 10..=256 << 20))?,
         max_commands_per_second: layers.value(&s::MAX_COMMANDS_PER_SECOND, values::number(1..=1_000_000))?,
+        max_bytes_per_second: layers.value(&s::MAX_BYTES_PER_SECOND, values::bytes(1 << 10..=1 << 30))?,
         max_connections_per_user: layers.value(&s::MAX_CONNECTIONS_PER_USER, values::number(1..=MANY))?,
+        max_connections_per_address: layers.value(&s::MAX_CONNECTIONS_PER_ADDRESS, values::number(1..=MANY))?,
         max_connections: layers.value(&s::MAX_CONNECTIONS, values::number(1..=MANY))?,
+        max_waiting_connections: layers.optional(&s::MAX_WAITING_CONNECTIONS, values::number(1..=MANY))?,
+        max_http_connections: layers.optional(&s::MAX_HTTP_CONNECTIONS, values::number(1..=MANY))?,
+        max_handshakes_per_second: layers.value(&s::MAX_HANDSHAKES_PER_SECOND, values::number(1..=1_000_000))?,
         trusted_proxies: layers.optional(&s::TRUSTED_PROXIES, values::list(values::network))?.unwrap_or_default(),
         database_pool_size: layers.value(&s::DATABASE_POOL_SIZE, values::number(1..=1_000))?,
         database_acquire_timeout: layers

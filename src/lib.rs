@@ -29,15 +29,18 @@ pub mod revocation;
 pub mod cache;
 
 pub mod bus;
+pub mod headcount;
 pub mod registry;
 pub mod store;
 
+pub mod budget;
 pub mod clock;
 pub mod config;
 pub mod entry;
 pub mod freshness;
 pub mod ids;
 pub mod metrics;
+pub mod open_files;
 pub mod protocol;
 pub mod redis_link;
 pub mod seal;

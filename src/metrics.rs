@@ -16,6 +16,8 @@ pub const LOGINS: &str = "portcullis_logins_total";
 pub const CONNECTIONS: &str = "portcullis_websocket_connections";
 /// Handshakes by result.
 pub const HANDSHAKES: &str = "portcullis_websocket_handshakes_total";
+/// Refusals and closes because of a limit, by its name.
+pub const LIMITS_REACHED: &str = "portcullis_limits_reached_total";
 /// Revocations applied on this node, by kind.
 pub const REVOCATIONS: &str = "portcullis_revocations_total";
 /// Sockets closed by a decision, by close code.
@@ -40,6 +42,7 @@ pub fn describe() {
     describe_counter!(LOGINS, "Logins by result");
     describe_gauge!(CONNECTIONS, "Live sockets on this node");
     describe_counter!(HANDSHAKES, "WebSocket handshakes by result");
+    describe_counter!(LIMITS_REACHED, "Refusals and closes because a limit was reached, by limit");
     describe_counter!(REVOCATIONS, "Revocations applied on this node, by kind");
     describe_counter!(FORCED_DISCONNECTS, "Sockets closed by a decision of the gateway, by close code");
     describe_histogram!(REVOCATION_DELAY, Unit::Seconds, "From just before the commit to the close frame leaving");

@@ -8,10 +8,16 @@
 //!
 //! Locks: one shard of a map, or the state of one link, never both and never during a fan-out: the links concerned are
 //! copied out first. A socket that registers in between is not missed, because it is judged again after it registered.
+//!
+//! A fan-out marks every link at once, so that nothing is executed or pushed any more, and wakes their tasks in turns
+//! ([`Registry::wake_told`]).
 
+mod counts;
+mod fanout;
 mod link;
+mod members;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,29 +25,44 @@ use std::time::Duration;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use crate::client_address::Network;
 use crate::config::Config;
 use crate::entry::{LogEntry, Scope};
 use crate::ids::{ConnectionId, UserId};
 use crate::protocol::Close;
 
+use counts::{Addresses, Shrunk};
+pub use counts::{Counted, Standing};
+use fanout::Fanout;
+use link::Pushed;
 pub use link::{Closing, Link, Subject};
+use members::Members;
 
 /// How much this node takes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Live sockets on this node.
     pub connections: usize,
+    /// Those of them that have shown no credential yet.
+    pub waiting: usize,
     /// Live sockets of one user on this node.
     pub connections_per_user: usize,
+    /// Live sockets of one address on this node.
+    pub connections_per_address: usize,
     /// The backlog of one socket, in bytes.
     pub outbox_bytes: usize,
 }
 
-impl From<&Config> for Limits {
-    fn from(config: &Config) -> Self {
+impl Limits {
+    /// Those of the settings, and no more sockets than the process may have open files for.
+    #[must_use]
+    pub fn new(config: &Config, open_files: usize) -> Self {
+        let connections = config.max_connections.min(open_files);
         Self {
-            connections: config.max_connections,
+            connections,
+            waiting: config.max_waiting_connections.unwrap_or(connections - connections / 4),
             connections_per_user: config.max_connections_per_user,
+            connections_per_address: config.max_connections_per_address,
             outbox_bytes: config.outbox_bytes,
         }
     }
@@ -53,9 +74,15 @@ pub enum LimitReached {
     /// The user has as many as one may have.
     #[error("the user has too many sockets")]
     User,
+    /// The address has.
+    #[error("the address has too many sockets")]
+    Address,
     /// The node has.
     #[error("the node has too many sockets")]
     Node,
+    /// The node has too many that have shown no credential yet.
+    #[error("too many sockets wait for a credential")]
+    Waiting,
     /// The node is draining.
     #[error("the node is draining")]
     Draining,
@@ -69,7 +96,11 @@ struct Inner {
     limits: Limits,
     connections: DashMap<ConnectionId, Arc<Link>>,
     users: DashMap<UserId, Members>,
+    addresses: Addresses,
+    shrunk: Shrunk,
+    fanout: Fanout,
     live: AtomicUsize,
+    waiting: AtomicUsize,
     draining: AtomicBool,
 }
 
@@ -81,7 +112,11 @@ impl Registry {
             limits,
             connections: DashMap::new(),
             users: DashMap::new(),
+            addresses: Addresses::default(),
+            shrunk: Shrunk::default(),
+            fanout: Fanout::default(),
             live: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
         }))
     }
@@ -109,7 +144,7 @@ impl Registry {
             Scope::KeyRemoved { kid } => {
                 let closing = closing(Close::INVALID_TOKEN);
                 let signed = |subject: &mut Subject| subject.kid.as_deref() == Some(kid);
-                self.all().iter().filter(|link| link.close_if(closing, signed)).count()
+                self.tell(self.all(), |link| link.close_if(closing, signed))
             }
             Scope::KeyAdded { .. } | Scope::UserChanged { .. } => 0,
         }
@@ -122,14 +157,23 @@ impl Registry {
 
     /// Queues a push (one JSON line) to every socket of the user. Each socket checks its principal before sending.
     pub fn push_to_user(&self, user_id: UserId, line: &Arc<str>) -> usize {
-        self.of_user(user_id).iter().filter(|link| link.push(line)).count()
+        let mut queued = 0;
+        self.tell(self.of_user(user_id), |link| {
+            let pushed = link.push(line);
+            queued += usize::from(pushed != Pushed::No);
+            pushed == Pushed::First
+        });
+        queued
     }
 
     /// Asks every socket to look its principal up again: what was remembered is suspect.
     pub fn rejudge_all(&self) {
-        for link in self.all() {
-            link.ask_to_rejudge();
-        }
+        self.tell(self.all(), |link| link.wants_rejudging());
+    }
+
+    /// Wakes the tasks of those who were told something, in turns, for ever. One of the node's duties.
+    pub async fn wake_told(&self) {
+        self.0.fanout.wake().await;
     }
 
     /// Live sockets.
@@ -144,20 +188,59 @@ impl Registry {
 
     /// Takes on a socket, which is found by every entry applied from here on. Call it before the last check of the
     /// credential: what was applied earlier is seen by that check, what is applied later finds the socket here.
-    pub fn register(&self, subject: Option<Subject>) -> Result<Registration, LimitReached> {
-        let earlier = self.0.live.fetch_add(1, Ordering::Relaxed);
+    pub fn register(
+        &self,
+        subject: Option<Subject>,
+        address: Network,
+    ) -> Result<(Registration, Standing), LimitReached> {
+        let Inner { limits, addresses, live, waiting, .. } = &*self.0;
+        let place = addresses.take(address, limits.connections_per_address).ok_or(LimitReached::Address)?;
+        let (earlier, earlier_waiting) =
+            (live.fetch_add(1, Ordering::Relaxed), waiting.fetch_add(1, Ordering::Relaxed));
         // From here on the guard gives back what was taken.
-        let link = Arc::new(Link::new(ConnectionId::random(), self.0.limits.outbox_bytes));
-        let registration = Registration { registry: self.clone(), link: Arc::clone(&link) };
-        if earlier >= self.0.limits.connections {
+        let link = Arc::new(Link::new(ConnectionId::random(), limits.outbox_bytes));
+        let registration = Registration { registry: self.clone(), link: Arc::clone(&link), address };
+        if earlier >= limits.connections {
             return Err(LimitReached::Node);
         }
+        if subject.is_none() && earlier_waiting >= limits.waiting {
+            return Err(LimitReached::Waiting);
+        }
         self.0.connections.insert(link.id(), link);
+        let mut standing = Standing { user: None, address: Some((address, place)) };
         if let Some(subject) = subject {
-            registration.bind(subject)?;
+            standing.user = registration.bind(subject)?.user;
         }
         // The drain raises its flag before it takes its list, and this looks at the flag after it is on the list.
-        if self.0.draining.load(Ordering::SeqCst) { Err(LimitReached::Draining) } else { Ok(registration) }
+        let draining = self.0.draining.load(Ordering::SeqCst);
+        if draining { Err(LimitReached::Draining) } else { Ok((registration, standing)) }
+    }
+
+    /// How many sockets of these there are on this node.
+    pub fn count(&self, counted: Counted) -> usize {
+        match counted {
+            Counted::User(user_id) => self.0.users.get(&user_id).map_or(0, |members| members.len()),
+            Counted::Address(address) => self.0.addresses.count(address),
+        }
+    }
+
+    /// Waits until a count has gone down that was at its kind's floor or above, users' and addresses' alike.
+    pub async fn shrunk(&self) {
+        self.0.shrunk.changed().await;
+    }
+
+    /// Whose counts have, since this was last asked.
+    pub fn take_shrunk(&self) -> HashSet<Counted> {
+        self.0.shrunk.take()
+    }
+
+    /// Sets the floors, and says who is there.
+    pub fn counts_from(&self, user_floor: usize, address_floor: usize) -> Vec<(Counted, usize)> {
+        self.0.shrunk.user_floor.store(user_floor, Ordering::Relaxed);
+        self.0.shrunk.address_floor.store(address_floor, Ordering::Relaxed);
+        let users = self.0.users.iter().filter(|entry| entry.value().len() >= user_floor);
+        let users = users.map(|entry| (Counted::User(*entry.key()), entry.value().len()));
+        users.chain(self.0.addresses.at_least(address_floor)).collect()
     }
 
     /// Closes every socket with 3001, one after the other and evenly over `window`, and lets no more in. Returns when
@@ -195,7 +278,17 @@ impl Registry {
     }
 
     fn close_where(&self, user_id: UserId, closing: Closing, mut concerned: impl FnMut(&mut Subject) -> bool) -> usize {
-        self.of_user(user_id).iter().filter(|link| link.close_if(closing, &mut concerned)).count()
+        self.tell(self.of_user(user_id), |link| link.close_if(closing, &mut concerned))
+    }
+
+    /// Tells the links something, and lets those be woken to whom it is news. Says how many these are.
+    fn tell(&self, mut links: Vec<Arc<Link>>, mut is_news: impl FnMut(&Link) -> bool) -> usize {
+        links.retain(|link| is_news(link));
+        let news = links.len();
+        if news > 0 {
+            self.0.fanout.tell(links);
+        }
+        news
     }
 
     fn all(&self) -> Vec<Arc<Link>> {
@@ -212,6 +305,7 @@ impl Registry {
 pub struct Registration {
     registry: Registry,
     link: Arc<Link>,
+    address: Network,
 }
 
 impl Registration {
@@ -223,22 +317,24 @@ impl Registration {
 
     /// Enters whose socket it is; a socket without a credential learns that later. Also takes a new token of the same
     /// user. What was said of [`Registry::register`] holds here: enter first, check afterwards.
-    pub fn bind(&self, subject: Subject) -> Result<(), LimitReached> {
-        let user_id = subject.user_id;
+    pub fn bind(&self, subject: Subject) -> Result<Standing, LimitReached> {
+        let (user_id, waiting) = (subject.user_id, &self.registry.0.waiting);
         // The subject goes in before the user's entry: who finds the link there must be able to judge it.
         match self.link.set_subject(subject) {
-            Some(before) if before.user_id == user_id => return Ok(()),
+            Some(before) if before.user_id == user_id => return Ok(Standing::default()),
             Some(before) => self.leave(before.user_id),
-            None => {}
+            None => {
+                waiting.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         let entered = self.enter(user_id);
-        if entered.is_err() {
-            self.link.clear_subject();
+        if entered.is_err() && self.link.clear_subject().is_some() {
+            waiting.fetch_add(1, Ordering::Relaxed);
         }
-        entered
+        entered.map(|place| Standing { user: Some((user_id, place)), address: None })
     }
 
-    fn enter(&self, user_id: UserId) -> Result<(), LimitReached> {
+    fn enter(&self, user_id: UserId) -> Result<usize, LimitReached> {
         let inner = &self.registry.0;
         let limit = inner.limits.connections_per_user;
         match inner.users.entry(user_id) {
@@ -246,75 +342,38 @@ impl Registration {
             Entry::Vacant(_) if limit == 0 => Err(LimitReached::User),
             Entry::Occupied(mut entry) => {
                 entry.get_mut().insert(Arc::clone(&self.link));
-                Ok(())
+                Ok(entry.get().len())
             }
             Entry::Vacant(entry) => {
                 entry.insert(Members::One(Arc::clone(&self.link)));
-                Ok(())
+                Ok(1)
             }
         }
     }
 
     fn leave(&self, user_id: UserId) {
-        if let Entry::Occupied(mut entry) = self.registry.0.users.entry(user_id)
-            && entry.get_mut().remove(self.link.id())
-        {
+        let Entry::Occupied(mut entry) = self.registry.0.users.entry(user_id) else { return };
+        let before = entry.get().len();
+        if entry.get_mut().remove(self.link.id()) {
             // Checked and removed under one lock: a socket that registers now finds no entry and makes its own.
             entry.remove();
         }
+        self.registry.0.shrunk.note(Counted::User(user_id), before);
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(subject) = self.link.clear_subject() {
-            self.leave(subject.user_id);
-        }
         let inner = &self.registry.0;
+        match self.link.clear_subject() {
+            Some(subject) => self.leave(subject.user_id),
+            None => {
+                inner.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        inner.shrunk.note(Counted::Address(self.address), inner.addresses.give_back(self.address));
         inner.connections.remove(&self.link.id());
         inner.live.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The sockets of one user. Nearly everybody has one.
-enum Members {
-    One(Arc<Link>),
-    Many(HashMap<ConnectionId, Arc<Link>>),
-}
-
-impl Members {
-    fn len(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Many(links) => links.len(),
-        }
-    }
-
-    fn to_vec(&self) -> Vec<Arc<Link>> {
-        match self {
-            Self::One(link) => vec![Arc::clone(link)],
-            Self::Many(links) => links.values().cloned().collect(),
-        }
-    }
-
-    fn insert(&mut self, link: Arc<Link>) {
-        match self {
-            Self::One(first) => *self = Self::Many([(first.id(), Arc::clone(first)), (link.id(), link)].into()),
-            Self::Many(links) => {
-                links.insert(link.id(), link);
-            }
-        }
-    }
-
-    /// Says whether nobody is left.
-    fn remove(&mut self, id: ConnectionId) -> bool {
-        match self {
-            Self::One(link) => link.id() == id,
-            Self::Many(links) => {
-                links.remove(&id);
-                links.is_empty()
-            }
-        }
     }
 }
 

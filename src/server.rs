@@ -2,6 +2,8 @@
 //!
 //! Our own loop and not `axum::serve`, because that one never cuts a half-sent head or a connection that sends nothing.
 
+mod doorway;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +14,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
+
+use doorway::{Doorway, Visit};
 
 /// A connection that has sent nothing for this long is closed.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(15);
@@ -30,7 +33,8 @@ const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Serves `router` until `stop`; then no connection is accepted any more, requests in flight are finished, and
-/// connections are closed as they become idle. The connections' tasks belong to `tasks`.
+/// connections are closed as they become idle. The connections' tasks belong to `tasks`. Of connections that are no
+/// sockets (yet) there are at most `most_connections`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -38,42 +42,48 @@ pub async fn serve(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(most_connections));
+    let doorway = Doorway::new(most_connections);
     loop {
-        // A place first: when the node is full, new connections wait in the kernel's bounded queue.
-        let place = tokio::select! {
-            () = stop.cancelled() => return,
-            place = places.clone().acquire_owned() => place,
-        };
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let connection = serve_connection(stream, peer, router.clone(), stop.clone());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
             }
-        }
+        };
+        // Waits for a moment at most: when there is no place, somebody is sent away.
+        let visit = tokio::select! {
+            () = stop.cancelled() => return,
+            visit = doorway.enter() => visit,
+        };
+        let Some(visit) = visit else { return };
+        tasks.spawn(serve_connection(stream, peer, router.clone(), visit, stop.clone()));
     }
 }
 
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    visit: Arc<Visit>,
+    stop: CancellationToken,
+) {
     // A close frame must leave at once.
     let _ = stream.set_nodelay(true);
     let first_byte = tokio::time::timeout(FIRST_BYTE_WITHIN, stream.readable());
     tokio::select! {
         readable = first_byte => if readable.is_err() { return },
+        () = visit.gives_way() => return,
         () = stop.cancelled() => return,
     }
+    let asking = Arc::clone(&visit);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        asking.asks();
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(request)
     });
@@ -87,6 +97,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, s
     tokio::select! {
         // Errors here are the client's: it went away or sent no HTTP.
         _ = connection.as_mut() => return,
+        () = visit.gives_way() => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;

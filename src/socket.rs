@@ -12,11 +12,14 @@ mod commands;
 mod connection;
 mod handshake;
 mod judging;
+mod limits;
 mod measure;
+mod rate;
 mod timers;
 mod verdicts;
 mod wire;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,17 +33,21 @@ use crate::accounts::Accounts;
 use crate::auth::Auth;
 use crate::clock::DatabaseClock;
 use crate::config::Config;
+use crate::headcount::Headcount;
 use crate::origin::AllowedOrigins;
 use crate::registry::Registry;
+use limits::Handshakes;
 
-/// What sockets work with.
-pub struct SocketState {
+/// What sockets are given to work with.
+pub struct SocketParts {
     /// The judge.
     pub auth: Auth,
     /// What `rpc` can do with an account.
     pub accounts: Accounts,
     /// Where sockets register.
     pub registry: Registry,
+    /// The sockets of all nodes, where they are counted.
+    pub headcount: Option<Arc<Headcount>>,
     /// The settings.
     pub config: Arc<Config>,
     /// Whose pages may use the cookie.
@@ -53,9 +60,24 @@ pub struct SocketState {
     pub tasks: TaskTracker,
 }
 
+/// What they work with.
+struct SocketState {
+    parts: SocketParts,
+    handshakes: Handshakes,
+}
+
+impl Deref for SocketState {
+    type Target = SocketParts;
+
+    fn deref(&self) -> &SocketParts {
+        &self.parts
+    }
+}
+
 /// The routes. Requests need the extension `ConnectInfo<SocketAddr>`, and a server with upgrades enabled.
-pub fn router(state: SocketState) -> Router {
-    let state = Arc::new(state);
+pub fn router(parts: SocketParts) -> Router {
+    let handshakes = Handshakes::new(&parts.config);
+    let state = Arc::new(SocketState { parts, handshakes });
     // `any`, so that a wrong method is answered by a problem document like everything else.
     Router::new()
         .route("/ws", any(admission::handle))

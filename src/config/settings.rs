@@ -162,10 +162,20 @@ settings! {
         "Largest backlog to a client that does not read; more closes it with 3008";
     MAX_COMMANDS_PER_SECOND = "PORTCULLIS_MAX_COMMANDS_PER_SECOND" "COUNT", Sockets, Value("50"),
         "Commands a second that a socket may send; more closes it with 3013";
+    MAX_BYTES_PER_SECOND = "PORTCULLIS_MAX_BYTES_PER_SECOND" "BYTES", Sockets, Value("1MiB"),
+        "Bytes of messages a second that a socket may send; more closes it with 3013";
+    MAX_HANDSHAKES_PER_SECOND = "PORTCULLIS_MAX_HANDSHAKES_PER_SECOND" "COUNT", Sockets, Value("500"),
+        "Handshakes a second of one address (IPv6: one /64) on one node, five seconds' worth at once; more are answered 429";
     MAX_CONNECTIONS_PER_USER = "PORTCULLIS_MAX_CONNECTIONS_PER_USER" "COUNT", Sockets, Value("1000"),
-        "Open sockets of one user on one node; one more is refused";
+        "Open sockets of one user on all nodes (on each, without Redis); one more is answered 429 or closed with 3504";
+    MAX_CONNECTIONS_PER_ADDRESS = "PORTCULLIS_MAX_CONNECTIONS_PER_ADDRESS" "COUNT", Sockets, Value("100000"),
+        "Open sockets of one address (IPv6: one /64) on all nodes (on each, without Redis); one more is answered 429";
     MAX_CONNECTIONS = "PORTCULLIS_MAX_CONNECTIONS" "COUNT", Sockets, Value("100000"),
-        "Open sockets on one node; one more is refused";
+        "Open sockets on one node, or fewer if the limit of open files says so; one more is answered 503";
+    MAX_WAITING_CONNECTIONS = "PORTCULLIS_MAX_WAITING_CONNECTIONS" "COUNT", Sockets, Unset("three quarters of all"),
+        "Open sockets on one node that have shown no credential yet; one more is answered 503";
+    MAX_HTTP_CONNECTIONS = "PORTCULLIS_MAX_HTTP_CONNECTIONS" "COUNT", Sockets, Unset("an eighth of the open files, at most 10000"),
+        "Connections on one node that are no sockets (yet); for one more the one that is silent for the longest is closed";
 
     USER_CACHE_TTL = "PORTCULLIS_USER_CACHE_TTL" "DURATION", Capacity, Value("1h"),
         "Life of a user's record in the caches (a change is seen at once in any case)";

@@ -36,6 +36,17 @@ pub struct Closing {
     pub revoked_at: Option<OffsetDateTime>,
 }
 
+/// What became of a push.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// Queued, and the task does not know yet.
+    First,
+    /// Queued behind one that the task is to be woken for anyway.
+    Behind,
+    /// The socket is closing.
+    No,
+}
+
 /// One socket as others see it. The lock is held for a few instructions and never while another one is taken.
 pub struct Link {
     id: ConnectionId,
@@ -73,10 +84,14 @@ impl Link {
 
     /// Passes the verdict. The first one stands: false when there was one already.
     pub fn close(&self, closing: Closing) -> bool {
-        self.settle(|state| state.closing.is_none().then_some(closing))
+        let first = self.settle(|state| state.closing.is_none().then_some(closing));
+        if first {
+            self.wake();
+        }
+        first
     }
 
-    /// The same for a socket whose subject is concerned.
+    /// The same for a socket whose subject is concerned; wakes nobody. From here on nothing is executed or pushed.
     pub(super) fn close_if(&self, closing: Closing, concerned: impl FnOnce(&mut Subject) -> bool) -> bool {
         self.settle(|state| {
             let concerned = state.subject.as_mut().is_some_and(concerned);
@@ -91,8 +106,11 @@ impl Link {
         let dropped = std::mem::take(&mut state.pushes);
         drop(state);
         drop(dropped);
-        self.waker.wake();
         true
+    }
+
+    pub(super) fn wake(&self) {
+        self.waker.wake();
     }
 
     /// The verdict, once there is one.
@@ -101,18 +119,18 @@ impl Link {
         self.state().closing
     }
 
-    /// Queues a push; a client whose backlog is full is closed as slow instead.
-    pub(super) fn push(&self, line: &Arc<str>) -> bool {
+    /// Queues a push and wakes nobody; a client whose backlog is full is closed as slow instead.
+    pub(super) fn push(&self, line: &Arc<str>) -> Pushed {
         if self.closing().is_some() {
-            return false;
+            return Pushed::No;
         }
         if !self.reserve(line.len()) {
             self.close(Closing { close: Close::SLOW, revoked_at: None });
-            return false;
+            return Pushed::No;
         }
-        self.state().pushes.push_back(Arc::clone(line));
-        self.waker.wake();
-        true
+        let mut state = self.state();
+        state.pushes.push_back(Arc::clone(line));
+        if state.pushes.len() == 1 { Pushed::First } else { Pushed::Behind }
     }
 
     /// Makes room for a message of so many bytes. A single message is taken whatever its size.
@@ -150,8 +168,13 @@ impl Link {
 
     /// Asks the task to look its principal up again.
     pub fn ask_to_rejudge(&self) {
-        self.state().rejudge = true;
-        self.waker.wake();
+        self.wants_rejudging();
+        self.wake();
+    }
+
+    /// The same without waking it. False when that was asked already.
+    pub(super) fn wants_rejudging(&self) -> bool {
+        !std::mem::replace(&mut self.state().rejudge, true)
     }
 
     /// Whether that was asked since the last call.

@@ -6,7 +6,13 @@ use super::*;
 use crate::entry::{EndReason, PublicKey};
 use crate::ids::{Jti, Sid};
 
-const ROOMY: Limits = Limits { connections: 1000, connections_per_user: 100, outbox_bytes: 1000 };
+const ROOMY: Limits = Limits {
+    connections: 1000,
+    waiting: 1000,
+    connections_per_user: 100,
+    connections_per_address: 1000,
+    outbox_bytes: 1000,
+};
 
 fn registry() -> Registry {
     Registry::new(ROOMY)
@@ -21,7 +27,15 @@ fn subject(user_id: UserId) -> Subject {
 }
 
 fn registered(registry: &Registry, subject: &Subject) -> Registration {
-    registry.register(Some(subject.clone())).expect("room")
+    registry.register(Some(subject.clone()), address(1)).expect("room").0
+}
+
+fn waiting(registry: &Registry) -> Registration {
+    registry.register(None, address(1)).expect("room").0
+}
+
+fn address(last: u8) -> Network {
+    Network::of([192, 0, 2, last].into())
 }
 
 fn code(registration: &Registration) -> Option<u16> {
@@ -105,7 +119,7 @@ fn a_removed_key_voids_what_it_signed_and_other_news_end_nothing() {
     let registry = registry();
     let signed = registered(&registry, &subject(UserId::random()));
     let by_cookie = registered(&registry, &Subject { jti: None, kid: None, ..subject(UserId::random()) });
-    let waiting = registry.register(None).expect("room");
+    let waiting = waiting(&registry);
     let key = PublicKey { kid: "k1".into(), algorithm: "EdDSA".into(), jwk: serde_json::Value::Null };
     assert_eq!(registry.apply(&entry(Scope::KeyAdded { key })), 0);
     assert_eq!(registry.apply(&entry(Scope::UserChanged { user_id: UserId::random() })), 0);
@@ -119,20 +133,21 @@ fn a_dropped_registration_leaves_nothing_behind() {
     let registry = registry();
     let user = UserId::random();
     let (one, two, three) =
-        (registered(&registry, &subject(user)), registered(&registry, &subject(user)), registry.register(None));
+        (registered(&registry, &subject(user)), registered(&registry, &subject(user)), waiting(&registry));
     assert_eq!((registry.len(), registry.has_user(user)), (3, true));
     drop((one, three));
     assert!(registry.has_user(user));
     drop(two);
     assert!(registry.is_empty() && !registry.has_user(user));
     assert!(registry.0.connections.is_empty() && registry.0.users.is_empty());
+    assert_eq!((registry.0.waiting.load(Ordering::Relaxed), registry.count(Counted::Address(address(1)))), (0, 0));
 }
 
 #[test]
 fn a_waiting_socket_is_found_once_it_is_bound() {
     let registry = registry();
     let alice = subject(UserId::random());
-    let socket = registry.register(None).expect("room");
+    let socket = waiting(&registry);
     assert_eq!(registry.apply(&session(&alice, EndReason::LoggedOut)), 0);
     socket.bind(alice.clone()).expect("room");
     assert_eq!(registry.apply(&session(&alice, EndReason::LoggedOut)), 1);
@@ -143,14 +158,84 @@ fn limits_hold_and_a_refused_socket_takes_no_place() {
     let registry = Registry::new(Limits { connections: 3, connections_per_user: 2, ..ROOMY });
     let user = UserId::random();
     let _kept = [registered(&registry, &subject(user)), registered(&registry, &subject(user))];
-    let refused = |subject| registry.register(subject).err();
+    let refused = |subject| registry.register(subject, address(1)).err();
     assert_eq!(refused(Some(subject(user))), Some(LimitReached::User));
     assert_eq!(registry.len(), 2);
-    let waiting = registry.register(None).expect("one more");
-    assert_eq!(waiting.bind(subject(user)), Err(LimitReached::User));
+    let newcomer = waiting(&registry);
+    assert_eq!(newcomer.bind(subject(user)), Err(LimitReached::User));
     assert_eq!(refused(None), Some(LimitReached::Node));
-    drop(waiting);
+    drop(newcomer);
     assert_eq!(registry.apply(&epoch(user, 9, None)), 2);
+}
+
+#[test]
+fn an_address_has_its_own_limit_and_gets_its_places_back() {
+    let registry = Registry::new(Limits { connections_per_address: 2, ..ROOMY });
+    let [one, two] = [waiting(&registry), waiting(&registry)];
+    assert_eq!(registry.register(None, address(1)).err(), Some(LimitReached::Address));
+    let (_elsewhere, standing) = registry.register(Some(subject(UserId::random())), address(2)).expect("room");
+    assert_eq!((standing.address, standing.user.map(|user| user.1)), (Some((address(2), 1)), Some(1)));
+    drop((one, two));
+    assert_eq!(registry.register(None, address(1)).expect("room").1.address, Some((address(1), 1)));
+}
+
+#[test]
+fn sockets_without_a_credential_have_a_limit_that_the_others_do_not_count_for() {
+    let registry = Registry::new(Limits { waiting: 1, ..ROOMY });
+    let (alice, waits) = (subject(UserId::random()), waiting(&registry));
+    assert_eq!(registry.register(None, address(1)).err(), Some(LimitReached::Waiting));
+    let _kept = registered(&registry, &alice);
+    waits.bind(alice.clone()).expect("the user has room");
+    // Whoever has shown a credential waits no longer.
+    let waits = waiting(&registry);
+    drop(waits);
+    waiting(&registry);
+}
+
+#[tokio::test]
+async fn only_counts_at_the_floor_or_above_are_noted_when_they_shrink() {
+    let registry = registry();
+    let (alice, bob) = (subject(UserId::random()), subject(UserId::random()));
+    assert_eq!(registry.counts_from(2, 4), []);
+    let sockets = [registered(&registry, &alice), registered(&registry, &alice), registered(&registry, &bob)];
+    assert_eq!(registry.counts_from(2, 4), [(Counted::User(alice.user_id), 2)]);
+    drop(sockets);
+    registry.shrunk().await;
+    assert_eq!(registry.take_shrunk(), HashSet::from([Counted::User(alice.user_id)]));
+    assert_eq!(registry.count(Counted::User(alice.user_id)), 0);
+}
+
+#[tokio::test]
+async fn a_fan_out_marks_everybody_at_once_and_wakes_them_in_turns() {
+    const SOCKETS: usize = 100;
+    let registry = registry();
+    let alice = subject(UserId::random());
+    let sockets: Vec<_> = (0..SOCKETS).map(|_| registered(&registry, &alice)).collect();
+    let woken = Arc::new(AtomicUsize::new(0));
+    for socket in &sockets {
+        socket.link().register_waker(&futures_util::task::waker(Arc::new(Counter(woken.clone()))));
+    }
+    assert_eq!(registry.apply(&session(&alice, EndReason::LoggedOut)), SOCKETS);
+    assert!(sockets.iter().all(|socket| code(socket) == Some(4500)), "marked before anybody is woken");
+    assert_eq!(woken.load(Ordering::Relaxed), 0);
+    let waking = tokio::spawn(async move { registry.wake_told().await });
+    // This runtime has one thread: whoever yields sees how far the other came.
+    let mut seen = 0;
+    while seen < SOCKETS {
+        tokio::task::yield_now().await;
+        let now = woken.load(Ordering::Relaxed);
+        assert!(now - seen <= SOCKETS / 4, "{} were woken in one turn", now - seen);
+        seen = now;
+    }
+    waking.abort();
+}
+
+struct Counter(Arc<AtomicUsize>);
+
+impl futures_util::task::ArcWake for Counter {
+    fn wake_by_ref(counter: &Arc<Self>) {
+        counter.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -200,7 +285,7 @@ async fn a_drain_spreads_its_closes_over_the_window() {
     assert!((10..90).contains(&closed()), "{}", closed());
     draining.await.expect("the drain");
     assert_eq!(closed(), 100);
-    assert_eq!(registry.register(None).err(), Some(LimitReached::Draining));
+    assert_eq!(registry.register(None, address(1)).err(), Some(LimitReached::Draining));
 }
 
 #[tokio::test]
@@ -212,13 +297,13 @@ async fn nobody_is_left_open_who_registers_while_the_drain_takes_its_list() {
             let (registry, start) = (registry.clone(), Arc::clone(&start));
             move || {
                 start.wait();
-                registry.register(None)
+                registry.register(None, address(1))
             }
         });
         start.wait();
         registry.drain(Duration::ZERO).await;
         match newcomer.join().expect("the newcomer") {
-            Ok(socket) => assert_eq!(code(&socket), Some(3001)),
+            Ok((socket, _)) => assert_eq!(code(&socket), Some(3001)),
             Err(limit) => assert_eq!(limit, LimitReached::Draining),
         }
     }
@@ -227,7 +312,7 @@ async fn nobody_is_left_open_who_registers_while_the_drain_takes_its_list() {
 #[tokio::test]
 async fn only_sockets_with_a_principal_are_closed_when_nothing_can_be_judged() {
     let registry = registry();
-    let (live, waiting) = (registered(&registry, &subject(UserId::random())), registry.register(None).expect("room"));
+    let (live, waiting) = (registered(&registry, &subject(UserId::random())), waiting(&registry));
     registry.close_unjudgeable(Duration::from_secs(1), || true).await;
     assert_eq!((code(&live), code(&waiting)), (Some(4000), None));
 }

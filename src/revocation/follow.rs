@@ -15,6 +15,9 @@ use crate::token::keys::VerifyingKey;
 /// From the start of one read to the start of the next.
 const READ_EVERY: Duration = Duration::from_millis(250);
 
+/// Entries applied in one go.
+const TURN: usize = 256;
+
 /// Reads the log for ever. `first_read` is called once, after the whole retained log has been applied.
 pub async fn follow_log(
     mut reader: LogReader,
@@ -57,7 +60,11 @@ async fn read_once(
     let parts = applier.parts();
     let mut news = Vec::new();
     if read.continuous {
-        news = applier.apply(&read.entries);
+        // Thousands may come at once. Others get their turn in between.
+        for entries in read.entries.chunks(TURN) {
+            news.extend(applier.apply(entries));
+            tokio::task::yield_now().await;
+        }
     } else if let Err(error) = start_over(applier, &read).await {
         // The reader believes these entries delivered. A new one starts over.
         *reader = parts.store.log_reader();
@@ -83,7 +90,10 @@ async fn start_over(applier: &Applier, read: &LogRead) -> StoreResult<()> {
     let keys = parts.store.keys().await?;
     parts.freshness.set_floor(read.watermark);
     applier.start_over();
-    applier.apply(&read.entries);
+    for entries in read.entries.chunks(TURN) {
+        applier.apply(entries);
+        tokio::task::yield_now().await;
+    }
     let good: Vec<_> = keys.iter().filter(|key| !key.revoked).collect();
     parts.keys.retain_registered(|kid| good.iter().any(|key| key.key.kid == kid));
     for registered in good {

@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::handshake::{Offer, Refused};
+use super::limits::too_many_handshakes;
 use super::wire::{Io, Wire};
 use super::{SocketState, measure};
 use crate::auth::{AuthError, OpenTicket, Principal, Recheck};
-use crate::client_address::client_address;
+use crate::client_address::{Network, client_address};
 use crate::credentials::{self, Credential, CredentialError};
 use crate::problem::Problem;
 use crate::registry::{LimitReached, Registration, Subject};
@@ -52,6 +53,18 @@ enum Refusal {
     Judged(AuthError),
     ForeignOrigin,
     Limit(LimitReached),
+    TooOften(Duration),
+}
+
+impl Refusal {
+    /// The limit that was reached, if one was.
+    fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Limit(limit) => limit.name(),
+            Self::TooOften(_) => Some("handshakes"),
+            Self::Handshake(_) | Self::Unreadable(_) | Self::Judged(_) | Self::ForeignOrigin => None,
+        }
+    }
 }
 
 impl From<Refused> for Refusal {
@@ -88,20 +101,8 @@ impl IntoResponse for Refusal {
                 let detail = "The session cookie does not open sockets for pages of this origin.";
                 Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail).into_response()
             }
-            Self::Limit(LimitReached::User) => {
-                let detail = "This user has as many sockets as one may have.";
-                let mut response =
-                    Problem::new(StatusCode::TOO_MANY_REQUESTS, "connection_limit", detail).into_response();
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
-                response
-            }
-            Self::Limit(LimitReached::Node) => {
-                Problem::overloaded("node_full", "This node has as many sockets as it takes.", 5).into_response()
-            }
-            Self::Limit(LimitReached::Draining) => {
-                Problem::overloaded("draining", "This node is about to stop. Another one takes over.", 1)
-                    .into_response()
-            }
+            Self::Limit(limit) => Problem::from(limit).into_response(),
+            Self::TooOften(wait) => too_many_handshakes(wait).into_response(),
         }
     }
 }
@@ -126,6 +127,9 @@ fn refuse(refusal: Refusal, visitor: &Visitor) -> Response {
         Refusal::Judged(AuthError::Denied(denied)) => Some(*denied),
         _ => None,
     };
+    if let Some(limit) = refusal.limit() {
+        measure::limit_reached(limit);
+    }
     let response = refusal.into_response();
     let result = match response.status() {
         StatusCode::UNAUTHORIZED => "unauthorized",
@@ -140,13 +144,15 @@ fn refuse(refusal: Refusal, visitor: &Visitor) -> Response {
 }
 
 async fn admit(state: &Arc<SocketState>, parts: &mut Parts, visitor: &Visitor) -> Result<Response, Refusal> {
+    // Before anything that costs more than this.
+    state.handshakes.take(Network::of(visitor.ip)).map_err(Refusal::TooOften)?;
     let offer = Offer::read(parts)?;
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(Refused::NoUpgrade)?;
     if state.draining.is_cancelled() {
         return Err(LimitReached::Draining.into());
     }
     let credential = credentials::explicit(&parts.headers, &offer.query)?;
-    let judging = judge_and_register(state, &parts.headers, credential);
+    let judging = judge_and_register(state, &parts.headers, Network::of(visitor.ip), credential);
     let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
     let response = offer.accept();
     spawn(
@@ -160,6 +166,7 @@ async fn admit(state: &Arc<SocketState>, parts: &mut Parts, visitor: &Visitor) -
 async fn judge_and_register(
     state: &SocketState,
     headers: &HeaderMap,
+    address: Network,
     credential: Option<Credential>,
 ) -> Result<(Option<Principal>, Registration), Refusal> {
     let (principal, ticket) = match credential {
@@ -171,13 +178,13 @@ async fn judge_and_register(
         }
         None => (by_cookie(state, headers).await?, None),
     };
-    let Some(mut principal) = principal else { return Ok((None, state.registry.register(None)?)) };
+    let Some(mut principal) = principal else { return Ok((None, register(state, None, address).await?)) };
     if ticket.is_some() {
         // Whatever the ticket was bought with, the socket stands by the session.
         principal.token = None;
     }
     // What is revoked from here on finds the socket; what was revoked before is seen by the second look.
-    let registration = state.registry.register(Some(Subject::from(&principal)))?;
+    let registration = register(state, Some(Subject::from(&principal)), address).await?;
     if state.auth.recheck(&principal) == Recheck::Unsure {
         principal = timed(state.auth.refetch(&principal)).await?;
     }
@@ -186,6 +193,18 @@ async fn judge_and_register(
     }
     state.auth.touch(&principal.session);
     Ok((Some(principal), registration))
+}
+
+async fn register(
+    state: &SocketState,
+    subject: Option<Subject>,
+    address: Network,
+) -> Result<Registration, LimitReached> {
+    let (registration, standing) = state.registry.register(subject, address)?;
+    if let Some(headcount) = &state.headcount {
+        headcount.admits(standing).await?;
+    }
+    Ok(registration)
 }
 
 async fn spend(state: &SocketState, ticket: &OpenTicket) -> Result<(), AuthError> {

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, Early, Exit};
 use super::judging::PATIENCE;
+use super::measure;
 use crate::accounts::DeviceEntry;
 use crate::auth::{AuthError, Denied, Principal, Recheck};
 use crate::protocol::{self, Admission, Close, ReplyError, Request};
@@ -123,10 +124,10 @@ impl Connection {
             return Err(self.refuse_credential(None));
         }
         // Entered first and judged again afterwards: a revocation in between is either seen here or finds the socket.
-        match self.registration.bind(Subject::from(&principal)) {
-            Ok(()) => {}
-            Err(LimitReached::User | LimitReached::Node) => return Err(self.close(Close::CONNECTION_LIMIT)),
-            Err(LimitReached::Draining) => return Err(self.close(Close::SHUTDOWN)),
+        let standing = self.registration.bind(Subject::from(&principal)).map_err(|limit| self.over(limit))?;
+        if let Some(headcount) = self.state.headcount.clone().filter(|headcount| headcount.must_ask(standing)) {
+            let counting = async move { headcount.admits(standing).await };
+            self.during(Early::Waits, counting).await?.map_err(|limit| self.over(limit))?;
         }
         let unsure = self.state.auth.recheck(&principal) == Recheck::Unsure;
         let before = self.principal.replace(principal);
@@ -135,6 +136,18 @@ impl Connection {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    fn over(&self, limit: LimitReached) -> Exit {
+        if let Some(name) = limit.name() {
+            measure::limit_reached(name);
+        }
+        self.close(match limit {
+            LimitReached::User | LimitReached::Address | LimitReached::Node | LimitReached::Waiting => {
+                Close::CONNECTION_LIMIT
+            }
+            LimitReached::Draining => Close::SHUTDOWN,
+        })
     }
 
     fn restore(&mut self, before: Option<Principal>) {

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::SocketState;
 use super::admission::Admitted;
 use super::measure::{self, Counted};
-use super::timers::{Rate, Timers, first_heartbeat, take_due};
+use super::rate::Rate;
+use super::timers::{Timers, first_heartbeat, take_due};
 use super::wire::{Incoming, Message, Wire};
 use crate::auth::Principal;
 use crate::protocol::{self, Close, HEARTBEAT, Line};
@@ -77,7 +78,7 @@ impl Connection {
         let config = &state.config;
         let mut timers = Timers::new(first_heartbeat(registration.link().id(), config.ping_interval));
         timers.connect = principal.is_none().then(|| Instant::now() + config.connect_timeout);
-        let rate = config.throttling.then(|| Rate::new(config.max_commands_per_second));
+        let rate = config.throttling.then(|| Rate::new(config));
         let mut connection = Self {
             wire,
             registration,
@@ -239,8 +240,9 @@ impl Connection {
     async fn on_message(&mut self, message: Message) -> Result<(), Exit> {
         let Message::Text(text) = message else { return self.on_control(&message) };
         self.refused = false;
+        self.charge(0, text.len())?;
         for line in text.as_str().split('\n') {
-            self.charge()?;
+            self.charge(1, 0)?;
             match protocol::parse(line) {
                 Ok(Line::Pong) if self.connected && !self.frame_pings => self.timers.pong = None,
                 Ok(Line::Pong) => {}
@@ -262,12 +264,12 @@ impl Connection {
     fn on_control(&mut self, message: &Message) -> Result<(), Exit> {
         match message {
             // Answered by the library; counted, because a flood of them costs as much as one of commands.
-            Message::Ping(_) => self.charge(),
-            Message::Pong(_) => {
+            Message::Ping(payload) => self.charge(1, payload.len()),
+            Message::Pong(payload) => {
                 if !self.connected || self.frame_pings {
                     self.timers.pong = None;
                 }
-                self.charge()
+                self.charge(1, payload.len())
             }
             Message::Close(frame) => Err(Exit::Left(frame.as_ref().map_or(1005, |frame| frame.code.into()))),
             Message::Binary(_) => Err(self.close(Close::BINARY)),
@@ -275,9 +277,12 @@ impl Connection {
         }
     }
 
-    fn charge(&mut self) -> Result<(), Exit> {
-        let allowed = self.rate.as_mut().is_none_or(|rate| rate.allows(Instant::now()));
-        if allowed { Ok(()) } else { Err(self.close(Close::TOO_MANY_REQUESTS)) }
+    fn charge(&mut self, commands: u32, bytes: usize) -> Result<(), Exit> {
+        let Some(rate) = &mut self.rate else { return Ok(()) };
+        rate.take(Instant::now(), commands, bytes, &self.state.config).map_err(|excess| {
+            measure::limit_reached(excess.name());
+            self.close(Close::TOO_MANY_REQUESTS)
+        })
     }
 
     /// Pushes wait, or what was remembered is suspect: both are settled by judging.

@@ -6,7 +6,7 @@ use ::metrics::{counter, gauge, histogram};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
-use crate::metrics::{AUTH_DURATION, CONNECTIONS, FORCED_DISCONNECTS, HANDSHAKES, REVOCATION_DELAY};
+use crate::metrics::{AUTH_DURATION, CONNECTIONS, FORCED_DISCONNECTS, HANDSHAKES, LIMITS_REACHED, REVOCATION_DELAY};
 use crate::protocol::Close;
 
 /// One live socket, in the gauge for as long as it exists.
@@ -28,6 +28,11 @@ impl Drop for Counted {
 /// A handshake was answered.
 pub(super) fn handshake(result: &'static str) {
     counter!(HANDSHAKES, "result" => result).increment(1);
+}
+
+/// Somebody was refused, or closed, because a limit was reached.
+pub(super) fn limit_reached(limit: &'static str) {
+    counter!(LIMITS_REACHED, "limit" => limit).increment(1);
 }
 
 /// A credential was judged on a socket: in the handshake, in `connect` and `refresh`, or looked up again.

@@ -1,4 +1,4 @@
-//! One socket's appointments behind a single timer, and its rate of commands.
+//! One socket's appointments behind a single timer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -67,32 +67,6 @@ pub(super) fn first_heartbeat(id: ConnectionId, interval: Duration) -> Instant {
     Instant::now() + interval.mul_f64(0.5 + share / 2.0)
 }
 
-/// A bucket that holds one second's worth of commands.
-pub(super) struct Rate {
-    per_second: f32,
-    left: f32,
-    at: Instant,
-}
-
-impl Rate {
-    pub(super) fn new(per_second: u32) -> Self {
-        let per_second = per_second.max(1) as f32;
-        Self { per_second, left: per_second, at: Instant::now() }
-    }
-
-    /// Takes one. False when the bucket is empty.
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
-        self.left =
-            (self.left + now.saturating_duration_since(self.at).as_secs_f32() * self.per_second).min(self.per_second);
-        self.at = now;
-        let allowed = self.left >= 1.0;
-        if allowed {
-            self.left -= 1.0;
-        }
-        allowed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,13 +78,5 @@ mod tests {
             let wait = first_heartbeat(ConnectionId::random(), interval).duration_since(Instant::now());
             assert!(wait > Duration::from_secs(12) && wait <= interval, "{wait:?}");
         }
-    }
-
-    #[test]
-    fn a_second_s_worth_of_commands_is_allowed_at_once_and_then_the_rate() {
-        let mut rate = Rate::new(10);
-        let start = Instant::now();
-        let mut allowed = |after: u64| (0..20).filter(|_| rate.allows(start + Duration::from_millis(after))).count();
-        assert_eq!((allowed(0), allowed(350), allowed(400), allowed(60_000)), (10, 3, 1, 10));
     }
 }

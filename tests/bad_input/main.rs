@@ -4,4 +4,5 @@
 mod common;
 
 mod bodies;
+mod connections;
 mod credentials;

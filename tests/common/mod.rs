@@ -21,7 +21,7 @@ pub use client::{Answer, Node};
 pub use gateway::Gateway;
 pub use people::Login;
 pub use stage::{Mode, Stage};
-pub use wait::{DEADLINE, eventually};
+pub use wait::{DEADLINE, eventually, eventually_within};
 pub use ws::{Event, Socket};
 
 /// Makes `embedded::name` and `cluster::name` out of `async fn name(mode: Mode)`: the promises are the same on one node

@@ -9,3 +9,4 @@ mod expiry;
 mod frames;
 mod handshake;
 mod heartbeat;
+mod limits;

@@ -12,7 +12,7 @@ const SLOTS: usize = 1 << 16;
 /// A key has two slots of a fixed table, and its debt is the smaller of the two. Keys that share one slot do not harm
 /// each other; that somebody's both slots are those of exhausted keys is a matter of bad luck, because the hash is keyed.
 /// Nothing grows, so nothing must be swept, however many keys an attacker makes up.
-pub(super) struct Budget {
+pub struct Budget {
     hashers: [RandomState; 2],
     /// Nanoseconds after `start` at which each slot will have paid off its debt.
     paid_off: Mutex<Box<[u64]>>,
@@ -22,6 +22,8 @@ pub(super) struct Budget {
 }
 
 impl Budget {
+    /// So many at once, and then one in each `interval`.
+    #[must_use]
     pub fn new(burst: u32, interval: Duration) -> Self {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX / 1_000_000);
         Self {
