@@ -15,6 +15,9 @@ stages! {
         the_python_client_connects_and_refreshes,
         the_console_shows_the_two_windows_story,
     ],
+    cluster: [
+        a_drained_crowd_comes_back_to_the_other_node_one_after_the_other,
+    ],
 }
 
 /// A browser's story takes its time on a small machine.
@@ -36,12 +39,17 @@ fn needs(path: &Path, command: &str) {
 
 /// Runs a script against the stage and fails with all that it said.
 async fn run(stage: &Stage, program: &Path, script: &str, name: &str) {
+    run_with(stage, program, script, name, &[]).await;
+}
+
+async fn run_with(stage: &Stage, program: &Path, script: &str, name: &str, environment: &[(&str, &str)]) {
     let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots").join(name);
     std::fs::create_dir_all(&screenshots).expect("make a directory");
     let mut command = Command::new(program);
     command.arg(browser().join(script)).current_dir(browser());
     command.env("PORTCULLIS_URL", &stage.a().url).env("PORTCULLIS_URL_B", &stage.b().url);
     command.env("SCREENSHOT_DIR", &screenshots).env("NO_PROXY", "127.0.0.1,localhost");
+    command.envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap_or_else(|error| {
         panic!("{} does not run ({error}): sudo apt-get install --yes nodejs npm chromium", program.display())
@@ -82,4 +90,13 @@ async fn the_console_shows_the_two_windows_story(mode: Mode) {
     needs(&browser().join("node_modules"), NODE_MODULES);
     let stage = mode.own().start().await;
     run(&stage, Path::new("node"), "console.mjs", if mode == Mode::Cluster { "cluster" } else { "embedded" }).await;
+}
+
+async fn a_drained_crowd_comes_back_to_the_other_node_one_after_the_other(mode: Mode) {
+    needs(&browser().join("node_modules/centrifuge"), NODE_MODULES);
+    let stage = mode.own().env("PORTCULLIS_DRAIN_WINDOW", "8s").start().await;
+    let pid = stage.gateways[0].pid().to_string();
+    let environment = [("PORTCULLIS_PID", pid.as_str()), ("DRAIN_WINDOW_MS", "8000")];
+    run_with(&stage, Path::new("node"), "drain_crowd.mjs", "drain", &environment).await;
+    assert_eq!(stage.gateways[0].exited().await, 0);
 }

@@ -3,7 +3,10 @@
 
 #![allow(dead_code, reason = "each benchmark uses its own part of this module")]
 
+pub mod bare;
+pub mod crowd;
 pub mod load;
+pub mod probe;
 pub mod process;
 pub mod redis;
 pub mod role;
