@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::clock::DatabaseClock;
+use crate::clock::{BootInstant, DatabaseClock};
 use crate::entry::{EndReason, LogEntry, Scope};
-use crate::freshness::{CATCH_UP_WAIT, Freshness, Stamp, Verdict};
+use crate::freshness::{CATCH_UP_WAIT, Freshness, Judgement, Stamp, Verdict};
 use crate::ids::{DeploymentId, Sid, UserId};
 use crate::metrics::CacheMetrics;
 use crate::redis_link::RedisLink;
@@ -144,7 +144,7 @@ impl Cache {
             Batcher::new(DATABASE_LIMITS, move |keys, answers| load_by_secret(store.clone(), keys, answers));
         tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
         let cache = Self {
-            local: Arc::new(Local::new(parts.freshness.clone(), parts.capacity, parts.user_ttl)),
+            local: Arc::new(Local::new(parts.capacity, parts.user_ttl)),
             redis,
             from_redis,
             owners_from_redis,
@@ -163,7 +163,19 @@ impl Cache {
     /// What memory alone says. No I/O, no waiting.
     #[must_use]
     pub fn peek(&self, sid: Sid, user_id: UserId) -> Peek {
-        self.local.peek(sid, user_id, self.clock.now())
+        self.peek_within(sid, user_id, BootInstant::now(), self.freshness.judge())
+    }
+
+    /// The same as part of a judgement that has begun, for whoever has read the clock (`instant`) already.
+    #[must_use]
+    pub fn peek_within(&self, sid: Sid, user_id: UserId, instant: BootInstant, judgement: Judgement<'_>) -> Peek {
+        self.local.peek((sid, user_id), (instant, self.clock.at(instant)), judgement)
+    }
+
+    /// Counts a look-up that memory answered.
+    pub fn count_hit(&self) {
+        self.metrics.session_local_hit.increment(1);
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The verdict about a session of this user.
@@ -291,8 +303,7 @@ impl Cache {
                 return None;
             }
         };
-        self.metrics.session_local_hit.increment(1);
-        self.hits.fetch_add(1, Ordering::Relaxed);
+        self.count_hit();
         Some(standing)
     }
 

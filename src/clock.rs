@@ -25,6 +25,10 @@ impl BootInstant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    fn micros(self) -> i64 {
+        i64::try_from(self.0 / 1_000).unwrap_or(i64::MAX)
+    }
+
     /// This instant moved on by `duration`.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
@@ -32,37 +36,59 @@ impl BootInstant {
     }
 }
 
-/// The database's wall clock as this node knows it: its own clock plus an offset measured at every log read.
-#[derive(Debug, Default)]
+/// The database's wall clock as this node knows it: its own boot clock plus an offset measured at every log read.
+/// Not its own wall clock: a step of that one (NTP, an operator) would end or prolong every token until the next read.
+#[derive(Debug)]
 pub struct DatabaseClock {
-    offset_micros: AtomicI64,
+    /// Microseconds since 1970 in the database when the boot clock stood at zero.
+    epoch_micros: AtomicI64,
+}
+
+impl Default for DatabaseClock {
+    /// Before the first measurement, what this machine's wall clock says.
+    fn default() -> Self {
+        Self { epoch_micros: AtomicI64::new(unix_micros(OffsetDateTime::now_utc()) - BootInstant::now().micros()) }
+    }
 }
 
 impl DatabaseClock {
     /// The database's time now, as estimated.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc() + time::Duration::microseconds(self.offset_micros.load(Ordering::Relaxed))
+        self.at(BootInstant::now())
+    }
+
+    /// The database's time at this instant, for whoever has read the clock already.
+    #[must_use]
+    pub fn at(&self, instant: BootInstant) -> OffsetDateTime {
+        let micros = i128::from(self.micros_at(instant));
+        OffsetDateTime::from_unix_timestamp_nanos(micros * 1_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 
     /// The same in whole seconds since 1970, the unit of JWT claims.
     #[must_use]
     pub fn now_unix(&self) -> i64 {
-        self.now().unix_timestamp()
+        self.micros_at(BootInstant::now()).div_euclid(1_000_000)
     }
 
-    /// Takes a measurement: the database said `database_now` somewhere between `sent` and now, by the local wall clock.
-    pub fn measure(&self, sent: OffsetDateTime, database_now: OffsetDateTime) {
-        let received = OffsetDateTime::now_utc();
-        let round_trip: time::Duration = received - sent;
-        let offset: time::Duration = database_now - (sent + round_trip / 2);
-        let offset = offset.whole_microseconds();
-        self.offset_micros.store(offset as i64, Ordering::Relaxed);
+    /// Takes a measurement: the database said `database_now` somewhere between `sent` and now.
+    pub fn measure(&self, sent: BootInstant, database_now: OffsetDateTime) {
+        let middle = sent.plus(BootInstant::now().since(sent) / 2);
+        self.epoch_micros.store(unix_micros(database_now) - middle.micros(), Ordering::Relaxed);
     }
 
-    /// Database time minus local time, in seconds. For gauges and `doctor`.
+    /// Database time minus this machine's wall clock, in seconds. For gauges and `doctor`.
     #[must_use]
     pub fn offset_seconds(&self) -> f64 {
-        self.offset_micros.load(Ordering::Relaxed) as f64 / 1e6
+        (self.now() - OffsetDateTime::now_utc()).as_seconds_f64()
     }
+
+    /// Microseconds since 1970 in the database at this instant.
+    fn micros_at(&self, instant: BootInstant) -> i64 {
+        self.epoch_micros.load(Ordering::Relaxed).saturating_add(instant.micros())
+    }
+}
+
+fn unix_micros(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }

@@ -66,11 +66,16 @@ impl From<CredentialError> for Problem {
 /// The token of `Authorization: Bearer` (RFC 6750 section 2.1). Another scheme counts as none, because a proxy in front
 /// may use the header for itself; so does `Bearer` with nothing behind it.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<AccessToken>, CredentialError> {
+    Ok(bearer_text(headers)?.map(AccessToken::new))
+}
+
+/// The same where it stands in the header, for the look-up that needs no copy.
+pub fn bearer_text(headers: &HeaderMap) -> Result<Option<&str>, CredentialError> {
     let Some(value) = only(headers, &header::AUTHORIZATION, "Authorization")? else { return Ok(None) };
     let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
     let token = rest.trim();
     let found = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty();
-    Ok(found.then(|| AccessToken::new(token)))
+    Ok(found.then_some(token))
 }
 
 /// The session's secret from the cookie. What is no secret by its form counts as none.

@@ -1,6 +1,6 @@
 //! The freshness rule: may this fact still be believed?
 //!
-//! Everything that answers from memory, from Redis or from a read asks [`Freshness::check`] at **every** use. The module
+//! Everything that answers from memory, from Redis or from a read asks [`Freshness::judge`] at **every** use. The module
 //! does no I/O, takes no lock and allocates nothing after the start.
 //!
 //! # The promise
@@ -113,22 +113,16 @@ impl Freshness {
         self.floor.store(watermark, Ordering::SeqCst);
     }
 
-    /// The rule. `about` are the ids whose entries would end the fact: its session and its user.
-    #[must_use]
-    pub fn check(&self, stamp: Stamp, about: &[Uuid]) -> Verdict {
-        self.check_at(stamp, about, BootInstant::now)
+    /// Begins to judge: H is loaded now.
+    pub fn judge(&self) -> Judgement<'_> {
+        let horizon = self.horizon();
+        Judgement { freshness: self, horizon, known_until: BootInstant(u64::MAX), superseded: false }
     }
 
-    fn check_at(&self, stamp: Stamp, about: &[Uuid], now: impl FnOnce() -> BootInstant) -> Verdict {
-        let horizon = self.horizon.load(Ordering::SeqCst);
-        if stamp.read_at.is_none() && stamp.position < self.floor.load(Ordering::SeqCst) {
-            return Verdict::Superseded;
-        }
-        if !about.iter().all(|&id| self.slot(id).allows(stamp)) {
-            return Verdict::Superseded;
-        }
-        let known_until = BootInstant(horizon.max(stamp.read_at.map_or(0, |instant| instant.0)));
-        if now() <= known_until.plus(LIFETIME) { Verdict::Fresh } else { Verdict::NotCaughtUp }
+    /// The rule for one fact. `about` are the ids whose entries would end it: its session and its user.
+    #[must_use]
+    pub fn check(&self, stamp: Stamp, about: &[Uuid]) -> Verdict {
+        self.judge().fact(stamp, about).verdict()
     }
 
     /// Whether remembered facts can be used at all right now.
@@ -175,6 +169,53 @@ impl Freshness {
     }
 }
 
+/// The rule, for all facts that one use stands on: H is loaded when it begins, then the slots of each fact are read,
+/// and the clock is read once, last.
+#[must_use]
+#[derive(Clone, Copy)]
+pub struct Judgement<'a> {
+    freshness: &'a Freshness,
+    horizon: BootInstant,
+    /// Up to where every fact so far is known to hold.
+    known_until: BootInstant,
+    superseded: bool,
+}
+
+impl Judgement<'_> {
+    /// Takes in a fact about these ids.
+    pub fn fact(mut self, stamp: Stamp, about: &[Uuid]) -> Self {
+        let untrimmed = stamp.read_at.is_some() || stamp.position >= self.freshness.floor.load(Ordering::SeqCst);
+        let stands = untrimmed && about.iter().all(|&id| self.freshness.slot(id).allows(stamp));
+        self.superseded |= !stands;
+        let known_until = stamp.read_at.map_or(self.horizon, |read_at| self.horizon.max(read_at));
+        self.known_until = self.known_until.min(known_until);
+        self
+    }
+
+    /// Takes in something that no read speaks of, only the log and the bus: that a signing key was not removed. Look
+    /// at the key after the judgement has begun.
+    pub fn by_the_log_alone(mut self) -> Self {
+        self.known_until = self.known_until.min(self.horizon);
+        self
+    }
+
+    /// Reads the clock and says whether all of it may be believed.
+    #[must_use]
+    pub fn verdict(self) -> Verdict {
+        self.verdict_at(BootInstant::now)
+    }
+
+    fn verdict_at(self, now: impl FnOnce() -> BootInstant) -> Verdict {
+        if self.superseded {
+            Verdict::Superseded
+        } else if now() <= self.known_until.plus(LIFETIME) {
+            Verdict::Fresh
+        } else {
+            Verdict::NotCaughtUp
+        }
+    }
+}
+
 impl Default for Freshness {
     fn default() -> Self {
         Self::new()
@@ -207,9 +248,10 @@ mod tests {
         let freshness = Freshness::new();
         let sent = BootInstant::now();
         let id = Uuid::new_v4();
-        assert_eq!(freshness.check_at(own_read(sent), &[id], || sent.plus(LIFETIME)), Verdict::Fresh);
+        let judgement = freshness.judge().fact(own_read(sent), &[id]);
+        assert_eq!(judgement.verdict_at(|| sent.plus(LIFETIME)), Verdict::Fresh);
         let late = sent.plus(LIFETIME + Duration::from_nanos(1));
-        assert_eq!(freshness.check_at(own_read(sent), &[id], || late), Verdict::NotCaughtUp);
+        assert_eq!(judgement.verdict_at(|| late), Verdict::NotCaughtUp);
     }
 
     #[test]
@@ -220,6 +262,28 @@ mod tests {
         freshness.rise(BootInstant::now());
         assert_eq!(freshness.check(own_read(old), &[Uuid::new_v4()]), Verdict::Fresh);
         assert_eq!(freshness.check(from_redis(1), &[Uuid::new_v4()]), Verdict::Fresh);
+    }
+
+    #[test]
+    fn several_facts_hold_as_long_as_the_weakest() {
+        let freshness = Freshness::new();
+        let (session, user) = (Uuid::new_v4(), Uuid::new_v4());
+        let (early, late) = (BootInstant::now(), BootInstant::now().plus(Duration::from_millis(300)));
+        let both = freshness.judge().fact(own_read(late), &[session, user]).fact(own_read(early), &[user]);
+        assert_eq!(both.verdict_at(|| early.plus(LIFETIME)), Verdict::Fresh);
+        assert_eq!(both.verdict_at(|| late.plus(LIFETIME)), Verdict::NotCaughtUp);
+        freshness.mark(user, 7);
+        let marked = freshness.judge().fact(own_read(late.plus(LIFETIME)), &[session]).fact(own_read(early), &[user]);
+        assert_eq!(marked.verdict_at(|| early), Verdict::Superseded);
+    }
+
+    #[test]
+    fn what_the_log_alone_knows_needs_the_horizon() {
+        let freshness = Freshness::new();
+        let read = own_read(BootInstant::now());
+        assert_eq!(freshness.judge().fact(read, &[Uuid::new_v4()]).by_the_log_alone().verdict(), Verdict::NotCaughtUp);
+        freshness.rise(BootInstant::now());
+        assert_eq!(freshness.judge().fact(read, &[Uuid::new_v4()]).by_the_log_alone().verdict(), Verdict::Fresh);
     }
 
     #[test]

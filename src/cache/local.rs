@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::clock::BootInstant;
 use crate::entry::{LogEntry, Scope};
-use crate::freshness::{Freshness, Stamp, Verdict};
+use crate::freshness::{Judgement, Stamp, Verdict};
 use crate::ids::{Sid, UserId};
 use crate::secret::SecretHash;
 use crate::store::{SessionRecord, UserRecord};
@@ -21,7 +21,6 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(30);
 
 /// Facts held in memory.
 pub struct Local {
-    freshness: Arc<Freshness>,
     sessions: Cache<Sid, Held<SessionRecord>>,
     users: Cache<UserId, Held<UserRecord>>,
     owners: Cache<SecretHash, (Sid, UserId)>,
@@ -58,9 +57,8 @@ pub enum Peek {
 impl Local {
     /// Room for `capacity` sessions, and as many users.
     #[must_use]
-    pub fn new(freshness: Arc<Freshness>, capacity: usize, user_ttl: Duration) -> Self {
+    pub fn new(capacity: usize, user_ttl: Duration) -> Self {
         Self {
-            freshness,
             sessions: Cache::new(capacity),
             users: Cache::new(capacity),
             owners: Cache::new(capacity),
@@ -70,10 +68,15 @@ impl Local {
         }
     }
 
-    /// What is known of this session at database time `now`. Two facts read at different moments decide only together
-    /// and only for the good: whatever does not fit is a miss, and the database judges it in one statement.
+    /// What is known of this session, `instant` being database time `now`. Two facts read at different moments decide
+    /// only together and only for the good: whatever does not fit is a miss, and the database judges it in one statement.
     #[must_use]
-    pub fn peek(&self, sid: Sid, user_id: UserId, now: OffsetDateTime) -> Peek {
+    pub fn peek(
+        &self,
+        (sid, user_id): (Sid, UserId),
+        (instant, now): (BootInstant, OffsetDateTime),
+        judgement: Judgement<'_>,
+    ) -> Peek {
         let (Some(session), Some(user)) = (self.sessions.get(&sid), self.users.get(&user_id)) else {
             return self.endings.get(&sid).map_or(Peek::Miss, Peek::Ended);
         };
@@ -81,15 +84,14 @@ impl Local {
             && session.value.auth_epoch == user.value.auth_epoch
             && !user.value.disabled
             && session.value.expires_at > now
-            && user.until > BootInstant::now();
+            && user.until > instant;
         if !fits {
             return Peek::Miss;
         }
-        let about_session = self.freshness.check(session.stamp, &[sid.0, user_id.0]);
-        match (about_session, self.freshness.check(user.stamp, &[user_id.0])) {
-            (Verdict::Fresh, Verdict::Fresh) => Peek::Alive(session.value, user.value),
-            (Verdict::Superseded, _) | (_, Verdict::Superseded) => Peek::Miss,
-            (Verdict::NotCaughtUp, _) | (_, Verdict::NotCaughtUp) => Peek::NotCaughtUp,
+        match judgement.fact(session.stamp, &[sid.0, user_id.0]).fact(user.stamp, &[user_id.0]).verdict() {
+            Verdict::Fresh => Peek::Alive(session.value, user.value),
+            Verdict::Superseded => Peek::Miss,
+            Verdict::NotCaughtUp => Peek::NotCaughtUp,
         }
     }
 
@@ -175,6 +177,7 @@ mod tests {
 
     use super::*;
     use crate::entry::EndReason;
+    use crate::freshness::Freshness;
     use crate::store::User;
 
     fn facts() -> (Arc<SessionRecord>, Arc<UserRecord>) {
@@ -202,8 +205,24 @@ mod tests {
         (Arc::new(session), Arc::new(UserRecord { user, auth_epoch: 1, disabled: false }))
     }
 
-    fn local() -> Local {
-        Local::new(Arc::new(Freshness::new()), 100, Duration::from_secs(60))
+    struct Memory {
+        local: Local,
+        freshness: Freshness,
+    }
+
+    impl Memory {
+        fn new() -> Self {
+            Self { local: Local::new(100, Duration::from_secs(60)), freshness: Freshness::new() }
+        }
+
+        fn peek(&self, session: &SessionRecord, now: OffsetDateTime) -> Peek {
+            let key = (session.sid, session.user_id);
+            self.local.peek(key, (BootInstant::now(), now), self.freshness.judge())
+        }
+
+        fn is_alive(&self, session: &SessionRecord) -> bool {
+            matches!(self.peek(session, OffsetDateTime::now_utc()), Peek::Alive(..))
+        }
     }
 
     fn ended(session: &SessionRecord) -> LogEntry {
@@ -211,57 +230,53 @@ mod tests {
         LogEntry { id: 1, position: 5, at: OffsetDateTime::now_utc(), confirm: false, scope }
     }
 
-    fn is_alive(local: &Local, session: &SessionRecord) -> bool {
-        matches!(local.peek(session.sid, session.user_id, OffsetDateTime::now_utc()), Peek::Alive(..))
-    }
-
     #[test]
     fn a_fill_that_comes_after_the_revocation_does_not_bring_the_session_back() {
-        let local = local();
+        let memory = Memory::new();
         let (session, user) = facts();
         // The interleaving of the race: the read is sent, the revocation commits and is applied, the fill arrives.
         let stamp = Stamp { position: 5, read_at: Some(BootInstant::now()) };
-        local.freshness.mark(session.sid.0, 5);
-        local.forget(&ended(&session));
-        local.freshness.rise(BootInstant::now());
-        local.store_user(user, stamp);
-        local.store_session(session.clone(), stamp);
-        assert!(!is_alive(&local, &session));
+        memory.freshness.mark(session.sid.0, 5);
+        memory.local.forget(&ended(&session));
+        memory.freshness.rise(BootInstant::now());
+        memory.local.store_user(user, stamp);
+        memory.local.store_session(session.clone(), stamp);
+        assert!(!memory.is_alive(&session));
     }
 
     #[test]
     fn the_same_fill_through_redis_does_not_either() {
-        let local = local();
+        let memory = Memory::new();
         let (session, user) = facts();
-        local.freshness.mark(session.sid.0, 5);
-        local.forget(&ended(&session));
-        local.freshness.rise(BootInstant::now());
+        memory.freshness.mark(session.sid.0, 5);
+        memory.local.forget(&ended(&session));
+        memory.freshness.rise(BootInstant::now());
         let stale = Stamp { position: 5, read_at: None };
-        local.store_user(user, stale);
-        local.store_session(session.clone(), stale);
-        assert!(!is_alive(&local, &session));
+        memory.local.store_user(user, stale);
+        memory.local.store_session(session.clone(), stale);
+        assert!(!memory.is_alive(&session));
     }
 
     #[test]
     fn facts_of_two_epochs_are_a_miss_and_not_a_verdict() {
-        let local = local();
+        let memory = Memory::new();
         let (session, user) = facts();
         let stamp = Stamp { position: 5, read_at: Some(BootInstant::now()) };
-        local.store_session(session.clone(), stamp);
-        local.store_user(Arc::new(UserRecord { auth_epoch: 2, ..(*user).clone() }), stamp);
-        let peek = local.peek(session.sid, session.user_id, OffsetDateTime::now_utc());
+        memory.local.store_session(session.clone(), stamp);
+        memory.local.store_user(Arc::new(UserRecord { auth_epoch: 2, ..(*user).clone() }), stamp);
+        let peek = memory.peek(&session, OffsetDateTime::now_utc());
         assert!(matches!(peek, Peek::Miss), "only one statement may judge epochs: {peek:?}");
     }
 
     #[test]
     fn a_fresh_fact_is_alive_until_its_session_expires() {
-        let local = local();
+        let memory = Memory::new();
         let (session, user) = facts();
         let stamp = Stamp { position: 5, read_at: Some(BootInstant::now()) };
-        local.store_session(session.clone(), stamp);
-        local.store_user(user, stamp);
-        assert!(is_alive(&local, &session));
+        memory.local.store_session(session.clone(), stamp);
+        memory.local.store_user(user, stamp);
+        assert!(memory.is_alive(&session));
         let later = session.expires_at + Duration::from_secs(1);
-        assert!(matches!(local.peek(session.sid, session.user_id, later), Peek::Miss));
+        assert!(matches!(memory.peek(&session, later), Peek::Miss));
     }
 }

@@ -116,7 +116,7 @@ async fn check_database(report: &mut Report, config: &Config) -> Option<(Store, 
 async fn check_clock(store: &Store) -> anyhow::Result<((), String)> {
     let clock = DatabaseClock::default();
     let read = store.log_reader().read().await.context("failed to read the revocation log")?;
-    clock.measure(read.sent_wall, read.database_now);
+    clock.measure(read.sent_at, read.database_now);
     let offset = clock.offset_seconds();
     let remark = if offset.abs() > CLOCK_TOLERANCE.as_secs_f64() {
         "; worth mending, though times are judged by the database's"
@@ -240,7 +240,7 @@ impl Patient {
 
     async fn read_log(&self) -> anyhow::Result<()> {
         let read = self.store.log_reader().read().await?;
-        self.clock.measure(read.sent_wall, read.database_now);
+        self.clock.measure(read.sent_at, read.database_now);
         self.freshness.set_floor(read.watermark);
         self.apply(&read.entries);
         self.freshness.rise(read.sent_at);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::http::HeaderMap;
 use futures_util::future::BoxFuture;
 use metrics::{Histogram, counter, histogram};
 
@@ -11,6 +12,7 @@ use super::limits::Limits;
 use crate::accounts::Accounts;
 use crate::auth::{Auth, AuthError, Principal};
 use crate::config::Config;
+use crate::credentials;
 use crate::metrics::{AUTH_DURATION, LOGINS};
 use crate::origin::AllowedOrigins;
 use crate::secret::{AccessToken, SessionSecret};
@@ -75,6 +77,16 @@ impl Gateway {
     /// Judges an access token, and notes the use of its session when it is good.
     pub async fn judge_token(&self, token: &AccessToken) -> Result<Principal, AuthError> {
         self.used(self.timed(self.auth.token(token)).await)
+    }
+
+    /// What memory alone says of the bearer token of a request. `None` says nothing: judge it in full.
+    pub fn recall(&self, headers: &HeaderMap) -> Option<Principal> {
+        let asked = Instant::now();
+        let token = credentials::bearer_text(headers).ok()??;
+        let principal = self.auth.recall(token)?;
+        self.auth.touch(&principal.session);
+        self.judging.good.record(asked.elapsed());
+        Some(principal)
     }
 
     /// The same for a session's secret.

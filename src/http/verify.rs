@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::edge;
 use super::extract::{Client, bearer, missing, session_cookie};
-use super::state::Shared;
+use super::state::{Gateway, Shared};
 use crate::auth::{AuthError, Principal};
 use crate::problem::Problem;
 
@@ -37,11 +37,21 @@ const EMAIL: HeaderName = HeaderName::from_static("x-auth-email");
     )
 )]
 pub(super) async fn verify(State(gateway): State<Shared>, request: Request) -> Response {
+    if let Some(response) = from_memory(&gateway, &request) {
+        return response;
+    }
     let (parts, _) = request.into_parts();
     let id = edge::request_id(&parts.headers);
     let mut response = edge::guarded(answer(&gateway, parts)).await;
     edge::mark(&mut response, id, true);
     response
+}
+
+/// The answer of most requests in one go, if memory has it.
+fn from_memory(gateway: &Gateway, request: &Request) -> Option<Response> {
+    let mut response = pass(&gateway.recall(request.headers())?);
+    edge::mark(&mut response, edge::request_id(request.headers()), true);
+    Some(response)
 }
 
 async fn answer(gateway: &Shared, parts: Parts) -> Response {
@@ -75,6 +85,8 @@ fn pass(principal: &Principal) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
+    // All that will be there, so that the map never grows.
+    headers.reserve(8);
     headers.insert(USER_ID, uuid_value(principal.user.user.id.0));
     headers.insert(SESSION, uuid_value(principal.session.sid.0));
     headers.insert(EMAIL, email_value(&principal.user.user.email));

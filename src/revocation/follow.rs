@@ -56,7 +56,7 @@ async fn read_once(
     clock: &DatabaseClock,
 ) -> StoreResult<()> {
     let read = reader.read().await?;
-    clock.measure(read.sent_wall, read.database_now);
+    clock.measure(read.sent_at, read.database_now);
     let parts = applier.parts();
     let mut news = Vec::new();
     if read.continuous {

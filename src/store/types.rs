@@ -310,8 +310,6 @@ pub struct LogRead {
     pub entries: Vec<LogEntry>,
     /// t0: taken on this node's clock before the statement was sent.
     pub sent_at: BootInstant,
-    /// The same moment by this node's wall clock, to measure the offset of the database's.
-    pub sent_wall: OffsetDateTime,
     /// The database's clock within the statement.
     pub database_now: OffsetDateTime,
     /// False when entries may have been missed: the first read, a cursor older than the watermark, another system or

@@ -10,7 +10,6 @@ use std::time::Duration;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
-use time::OffsetDateTime;
 
 use super::document;
 use super::script::Script;
@@ -112,7 +111,7 @@ impl LogReader {
     }
 
     /// One statement. Any failure costs the connection and leaves the cursor.
-    async fn state(&mut self, limit: Duration) -> StoreResult<(State, Sent)> {
+    async fn state(&mut self, limit: Duration) -> StoreResult<(State, BootInstant)> {
         // Taken out while in use: whoever drops this future in the middle drops the connection too.
         let connection = self.connection.take();
         let from = self.cursor.as_ref().map_or(0, |cursor| cursor.position);
@@ -134,7 +133,7 @@ impl LogReader {
         Ok((state, sent))
     }
 
-    fn take(&mut self, state: State, sent: Sent, continuous: bool) -> StoreResult<LogRead> {
+    fn take(&mut self, state: State, sent_at: BootInstant, continuous: bool) -> StoreResult<LogRead> {
         let history = state.history();
         let database_now =
             from_micros(state.now).ok_or_else(|| StoreError::Corrupt("the database's clock is out of range".into()))?;
@@ -144,8 +143,7 @@ impl LogReader {
         let fresh = rows.into_iter().filter(|row| seen.is_none_or(|seen| !seen.contains(&row.id))).collect();
         let read = LogRead {
             entries: entries(fresh)?,
-            sent_at: sent.at,
-            sent_wall: sent.wall,
+            sent_at,
             database_now,
             continuous,
             watermark: state.trimmed_below.unwrap_or(Position::MAX),
@@ -160,12 +158,6 @@ impl State {
     fn history(&self) -> History {
         History { system: self.system.clone(), timeline: self.timeline.clone(), deployment: self.deployment.clone() }
     }
-}
-
-/// The moment before the statement left, by two clocks.
-struct Sent {
-    at: BootInstant,
-    wall: OffsetDateTime,
 }
 
 /// An open connection, and what its role may ask of the server's identity.
@@ -183,7 +175,7 @@ impl Connection {
         Ok(Self { connection, system, timeline })
     }
 
-    async fn ask(&mut self, from: Position, limit: Duration) -> StoreResult<(State, Sent)> {
+    async fn ask(&mut self, from: Position, limit: Duration) -> StoreResult<(State, BootInstant)> {
         let script = begin_read(limit)
             .text(STATE)
             .text(", 'system', ")
@@ -194,9 +186,9 @@ impl Connection {
             .unsigned(from)
             .text("))::text; COMMIT");
         let _timer = QueryTimer::start("log_read");
-        let sent = Sent { at: BootInstant::now(), wall: OffsetDateTime::now_utc() };
+        let sent_at = BootInstant::now();
         let rows = sqlx::raw_sql(script.into_sql()).fetch_all(&mut self.connection).await?;
-        Ok((parse(&document(rows)?)?, sent))
+        Ok((parse(&document(rows)?)?, sent_at))
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde::Deserialize;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use time::OffsetDateTime;
 
 use super::document;
 use crate::clock::BootInstant;
@@ -54,12 +53,6 @@ pub(in crate::store) struct LogReader {
     cursor: Option<Cursor>,
 }
 
-/// The moment before the statement left, by two clocks.
-struct Sent {
-    at: BootInstant,
-    wall: OffsetDateTime,
-}
-
 impl LogReader {
     pub(super) fn new(options: SqliteConnectOptions) -> Self {
         Self { options, connection: None, cursor: None }
@@ -69,13 +62,13 @@ impl LogReader {
         if self.cursor.is_some() {
             let (state, sent) = self.state(TAIL_LIMIT).await?;
             if self.continues(&state) {
-                return self.take(state, &sent, true);
+                return self.take(state, sent, true);
             }
             tracing::warn!("the log's tail does not continue what was read before; reading all of it");
             self.cursor = None;
         }
         let (state, sent) = self.state(WHOLE_LIMIT).await?;
-        self.take(state, &sent, false)
+        self.take(state, sent, false)
     }
 
     /// Nothing can have been missed: the same file, gone forward, and nothing trimmed that was still to be seen.
@@ -89,7 +82,7 @@ impl LogReader {
     }
 
     /// One statement. Any failure costs the connection and leaves the cursor.
-    async fn state(&mut self, limit: Duration) -> StoreResult<(State, Sent)> {
+    async fn state(&mut self, limit: Duration) -> StoreResult<(State, BootInstant)> {
         let connection = self.connection.take();
         let from = self.cursor.as_ref().map_or(0, |cursor| cursor.position);
         let options = &self.options;
@@ -100,22 +93,21 @@ impl LogReader {
             };
             let query = sqlx::query(STATE).bind(i64::try_from(from).unwrap_or(i64::MAX));
             let _timer = QueryTimer::start("log_read");
-            let sent = Sent { at: BootInstant::now(), wall: OffsetDateTime::now_utc() };
+            let sent_at = BootInstant::now();
             let row = query.fetch_one(&mut connection).await?;
-            Ok::<_, StoreError>((connection, parse(&document(&row)?)?, sent))
+            Ok::<_, StoreError>((connection, parse(&document(&row)?)?, sent_at))
         };
         let (connection, state, sent) = tokio::time::timeout(limit, asking).await.map_err(|_| timed_out())??;
         self.connection = Some(connection);
         Ok((state, sent))
     }
 
-    fn take(&mut self, state: State, sent: &Sent, continuous: bool) -> StoreResult<LogRead> {
+    fn take(&mut self, state: State, sent_at: BootInstant, continuous: bool) -> StoreResult<LogRead> {
         let database_now =
             from_micros(state.now).ok_or_else(|| StoreError::Corrupt("the database's clock is out of range".into()))?;
         let read = LogRead {
             entries: entries(state.entries)?,
-            sent_at: sent.at,
-            sent_wall: sent.wall,
+            sent_at,
             database_now,
             continuous,
             watermark: state.trimmed_below.unwrap_or(Position::MAX),
