@@ -34,7 +34,7 @@ use crate::registry::{Limits, Registry};
 use crate::revocation::{Applier, ApplierParts, Revoker};
 use crate::seal::{Purpose, Sealer};
 use crate::server;
-use crate::socket::{self, SocketParts};
+use crate::socket::{self, Door, SocketParts, Wheel};
 use crate::store::{Store, StoreConfig};
 use crate::telemetry::Exporter;
 use crate::token::TokenFormat;
@@ -67,6 +67,7 @@ pub struct App {
     auth: Auth,
     accounts: Accounts,
     last_seen: Arc<LastSeen>,
+    wheel: Arc<Wheel>,
     exporter: Exporter,
     started: BootInstant,
     /// Set when the node drains: not ready, no new sockets.
@@ -189,6 +190,7 @@ impl App {
             auth,
             accounts,
             last_seen,
+            wheel: Arc::new(Wheel::new()),
             exporter,
             started: BootInstant::now(),
             draining: CancellationToken::new(),
@@ -213,7 +215,7 @@ impl App {
     /// When the address cannot be had.
     pub async fn listen(&self) -> anyhow::Result<(TcpListener, SocketAddr)> {
         let address = SocketAddr::new(self.config.host, self.config.port);
-        let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
+        let listener = server::listen(address).with_context(|| format!("failed to listen on {address}"))?;
         let address = listener.local_addr()?;
         Ok((listener, address))
     }
@@ -225,7 +227,8 @@ impl App {
     /// When a background duty died: a node that has become deaf must not go on.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
         let closed = CancellationToken::new();
-        let serving = server::serve(listener, self.router(), self.files.http, closed.clone(), self.tasks.clone());
+        let (door, router) = self.ways_in();
+        let serving = server::serve(listener, door, router, self.files.http, closed.clone(), self.tasks.clone());
         let serving = tokio::spawn(serving);
         let died = tokio::select! {
             () = stop.cancelled() => None,
@@ -259,8 +262,8 @@ impl App {
         }
     }
 
-    fn router(&self) -> Router {
-        let sockets = socket::router(SocketParts {
+    fn ways_in(&self) -> (Door, Router) {
+        let (door, sockets) = socket::ways_in(SocketParts {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             registry: self.registry.clone(),
@@ -270,14 +273,15 @@ impl App {
             clock: self.clock.clone(),
             draining: self.draining.clone(),
             tasks: self.tasks.clone(),
+            wheel: self.wheel.clone(),
         });
-        http::router(HttpState {
+        let http = http::router(HttpState {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             config: self.config.clone(),
             vitals: Arc::new(NodeVitals::of(self)),
-        })
-        .merge(sockets)
+        });
+        (door, http.merge(sockets))
     }
 }
 

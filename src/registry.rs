@@ -12,6 +12,7 @@
 //! A fan-out marks every link at once, so that nothing is executed or pushed any more, and wakes their tasks in turns
 //! ([`Registry::wake_told`]).
 
+mod alarm;
 mod counts;
 mod fanout;
 mod link;
@@ -31,11 +32,12 @@ use crate::entry::{LogEntry, Scope};
 use crate::ids::{ConnectionId, UserId};
 use crate::protocol::Close;
 
+pub use alarm::{Alarm, Ring};
 use counts::{Addresses, Shrunk};
 pub use counts::{Counted, Standing};
 use fanout::Fanout;
 use link::Pushed;
-pub use link::{Closing, Link, Subject};
+pub use link::{Closing, Glance, Link, Subject};
 use members::Members;
 
 /// How much this node takes on.
@@ -364,6 +366,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        self.link.retire();
         let inner = &self.registry.0;
         match self.link.clear_subject() {
             Some(subject) => self.leave(subject.user_id),

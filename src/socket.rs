@@ -8,16 +8,18 @@
 //! through the registry; what they ask for they ask of `auth` and `accounts`. Nothing here knows stores or caches.
 
 mod admission;
+mod begun;
 mod commands;
 mod connection;
-mod handshake;
+pub mod handshake;
+pub mod head;
 mod judging;
 mod limits;
 mod measure;
 mod rate;
 mod timers;
 mod verdicts;
-mod wire;
+pub mod wire;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -37,6 +39,13 @@ use crate::headcount::Headcount;
 use crate::origin::AllowedOrigins;
 use crate::registry::Registry;
 use limits::Handshakes;
+
+pub use admission::{Door, Knock, Socket};
+pub use begun::Begun;
+pub use timers::Wheel;
+
+/// Where sockets are asked for.
+const PATHS: [&str; 2] = ["/ws", "/connection/websocket"];
 
 /// What sockets are given to work with.
 pub struct SocketParts {
@@ -58,6 +67,8 @@ pub struct SocketParts {
     pub draining: CancellationToken,
     /// Every socket's task.
     pub tasks: TaskTracker,
+    /// What wakes them in time. Somebody has to [turn](Wheel::turn) it.
+    pub wheel: Arc<Wheel>,
 }
 
 /// What they work with.
@@ -74,15 +85,17 @@ impl Deref for SocketState {
     }
 }
 
-/// The routes. Requests need the extension `ConnectInfo<SocketAddr>`, and a server with upgrades enabled.
-pub fn router(parts: SocketParts) -> Router {
+/// The two ways in: a door for connections that begin with a handshake, and the routes for those that serve something
+/// else first. Requests to these need the extension `ConnectInfo<SocketAddr>`, and a server with upgrades enabled.
+pub fn ways_in(parts: SocketParts) -> (Door, Router) {
     let handshakes = Handshakes::new(&parts.config);
     let state = Arc::new(SocketState { parts, handshakes });
-    // `any`, so that a wrong method is answered by a problem document like everything else.
-    Router::new()
-        .route("/ws", any(admission::handle))
-        .route("/connection/websocket", any(admission::handle))
-        .with_state(state)
+    let mut router = Router::new();
+    for path in PATHS {
+        // `any`, so that a wrong method is answered by a problem document like everything else.
+        router = router.route(path, any(admission::handle));
+    }
+    (Door::new(state.clone()), router.with_state(state))
 }
 
 /// Closes the sockets with 4000 once the node could not show freshness for the whole grace time. One watcher for all:

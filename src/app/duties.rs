@@ -185,6 +185,8 @@ impl App {
 
         let (auth, registry, config) = (self.auth.clone(), self.registry.clone(), self.config.clone());
         self.duties.start("grace time", socket::watch_freshness(auth, registry, config));
+        let wheel = self.wheel.clone();
+        self.duties.start("timers", async move { wheel.turn().await });
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use time::OffsetDateTime;
 
+use super::alarm::Alarm;
 use crate::ids::{ConnectionId, Jti, Sid, UserId};
 use crate::protocol::Close;
 
@@ -54,21 +55,41 @@ pub struct Link {
     /// Bytes queued for the client, here and by its task.
     backlog: AtomicUsize,
     waker: AtomicWaker,
+    alarm: Alarm,
     state: Mutex<State>,
 }
 
+/// What is rare is behind a pointer: there are many links.
 #[derive(Default)]
 struct State {
     subject: Option<Subject>,
-    closing: Option<Closing>,
+    closing: Option<Box<Closing>>,
     rejudge: bool,
-    // Empty deques own no memory.
-    pushes: VecDeque<Arc<str>>,
+    #[allow(clippy::box_collection, reason = "a pointer in place of four words that are nearly always empty")]
+    pushes: Option<Box<VecDeque<Arc<str>>>>,
+}
+
+/// What a socket's task has to heed, in one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// There is a verdict.
+    pub closing: bool,
+    /// The principal is to be looked up again. Said once.
+    pub rejudge: bool,
+    /// Pushes wait.
+    pub pushes: bool,
 }
 
 impl Link {
     pub(super) fn new(id: ConnectionId, outbox_limit: usize) -> Self {
-        Self { id, outbox_limit, backlog: AtomicUsize::new(0), waker: AtomicWaker::new(), state: Mutex::default() }
+        Self {
+            id,
+            outbox_limit,
+            backlog: AtomicUsize::new(0),
+            waker: AtomicWaker::new(),
+            alarm: Alarm::default(),
+            state: Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,21 +123,28 @@ impl Link {
     fn settle(&self, verdict: impl FnOnce(&mut State) -> Option<Closing>) -> bool {
         let mut state = self.state();
         let Some(closing) = verdict(&mut state) else { return false };
-        state.closing = Some(closing);
+        state.closing = Some(Box::new(closing));
         let dropped = std::mem::take(&mut state.pushes);
         drop(state);
         drop(dropped);
         true
     }
 
-    pub(super) fn wake(&self) {
-        self.waker.wake();
-    }
-
     /// The verdict, once there is one.
     #[must_use]
     pub fn closing(&self) -> Option<Closing> {
-        self.state().closing
+        self.state().closing.as_deref().copied()
+    }
+
+    /// All that its task has to heed.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        let mut state = self.state();
+        Glance {
+            closing: state.closing.is_some(),
+            rejudge: std::mem::take(&mut state.rejudge),
+            pushes: state.pushes.is_some(),
+        }
     }
 
     /// Queues a push and wakes nobody; a client whose backlog is full is closed as slow instead.
@@ -129,8 +157,9 @@ impl Link {
             return Pushed::No;
         }
         let mut state = self.state();
-        state.pushes.push_back(Arc::clone(line));
-        if state.pushes.len() == 1 { Pushed::First } else { Pushed::Behind }
+        let pushes = state.pushes.get_or_insert_default();
+        pushes.push_back(Arc::clone(line));
+        if pushes.len() == 1 { Pushed::First } else { Pushed::Behind }
     }
 
     /// Makes room for a message of so many bytes. A single message is taken whatever its size.
@@ -154,16 +183,28 @@ impl Link {
         self.backlog.load(Ordering::Relaxed)
     }
 
-    /// Takes the queued pushes; their room stays reserved until they are written.
-    #[must_use]
-    pub fn take_pushes(&self) -> VecDeque<Arc<str>> {
-        std::mem::take(&mut self.state().pushes)
+    /// Makes room for what must be sent in any case.
+    pub fn reserve_anyway(&self, bytes: usize) {
+        self.backlog.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether pushes wait.
+    /// Takes queued pushes, the oldest first, until they have about so many bytes together; one at least. Their room
+    /// stays reserved until they are written. The others stay here, where all sockets share the text.
     #[must_use]
-    pub fn has_pushes(&self) -> bool {
-        !self.state().pushes.is_empty()
+    pub fn take_pushes(&self, bytes: usize) -> Vec<Arc<str>> {
+        let mut state = self.state();
+        let Some(pushes) = &mut state.pushes else { return Vec::new() };
+        let (mut taken, mut total) = (Vec::new(), 0);
+        while total < bytes
+            && let Some(line) = pushes.pop_front()
+        {
+            total += line.len();
+            taken.push(line);
+        }
+        if pushes.is_empty() {
+            state.pushes = None;
+        }
+        taken
     }
 
     /// Asks the task to look its principal up again.
@@ -177,15 +218,26 @@ impl Link {
         !std::mem::replace(&mut self.state().rejudge, true)
     }
 
-    /// Whether that was asked since the last call.
-    #[must_use]
-    pub fn take_rejudge(&self) -> bool {
-        std::mem::take(&mut self.state().rejudge)
-    }
-
     /// Has `waker` called upon the next change. Call it before looking at the state, or a change is missed.
     pub fn register_waker(&self, waker: &Waker) {
         self.waker.register(waker);
+    }
+
+    /// When the task wants to be woken.
+    #[must_use]
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+
+    /// Wakes the task.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Lets go of the task, which has ended; whoever still holds the link holds nothing else.
+    pub(super) fn retire(&self) {
+        self.alarm.clear();
+        drop(self.waker.take());
     }
 
     pub(super) fn is_bound(&self) -> bool {

@@ -245,8 +245,9 @@ fn a_push_reaches_the_user_s_sockets_and_a_full_outbox_closes_as_slow() {
     let (socket, other) = (registered(&registry, &alice), registered(&registry, &subject(UserId::random())));
     let line: Arc<str> = "x".repeat(600).into();
     assert_eq!(registry.push_to_user(alice.user_id, &line), 1);
-    assert_eq!(socket.link().take_pushes().len(), 1);
-    assert!(!other.link().has_pushes());
+    assert!(socket.link().glance().pushes && !other.link().glance().pushes);
+    assert_eq!(socket.link().take_pushes(1).len(), 1);
+    assert!(!socket.link().glance().pushes);
     // Taken is not yet written: the room stays reserved until the socket's task gives it back.
     assert_eq!(registry.push_to_user(alice.user_id, &line), 0);
     assert_eq!(code(&socket), Some(3008));
@@ -263,12 +264,28 @@ fn one_message_is_taken_whatever_its_size() {
 }
 
 #[test]
+fn pushes_are_taken_in_their_order_a_few_at_a_time() {
+    let registry = registry();
+    let alice = subject(UserId::random());
+    let socket = registered(&registry, &alice);
+    for number in 0..5 {
+        registry.push_to_user(alice.user_id, &format!("push {number}").into());
+    }
+    let mut taken: Vec<Vec<Arc<str>>> = Vec::new();
+    while socket.link().glance().pushes {
+        taken.push(socket.link().take_pushes(10));
+    }
+    assert_eq!(taken.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(taken.concat().last().map(|line| &**line), Some("push 4"));
+}
+
+#[test]
 fn rejudging_is_asked_of_everybody_once() {
     let registry = registry();
     let socket = registered(&registry, &subject(UserId::random()));
     registry.rejudge_all();
-    assert!(socket.link().take_rejudge());
-    assert!(!socket.link().take_rejudge());
+    assert!(socket.link().glance().rejudge);
+    assert!(!socket.link().glance().rejudge);
 }
 
 #[tokio::test]

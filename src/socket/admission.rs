@@ -12,13 +12,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::handshake::{Offer, Refused};
 use super::limits::too_many_handshakes;
-use super::wire::{Io, Wire};
-use super::{SocketState, measure};
+use super::wire::{Limits, Wire};
+use super::{Begun, SocketState, head, measure};
 use crate::auth::{AuthError, OpenTicket, Principal, Recheck};
 use crate::client_address::{Network, client_address};
 use crate::credentials::{self, Credential, CredentialError};
@@ -38,9 +40,7 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    fn of(state: &SocketState, parts: &Parts) -> Self {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
+    fn of(state: &SocketState, parts: &Parts, peer: IpAddr) -> Self {
         let origin = parts.headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into());
         Self { ip: client_address(peer, &parts.headers, &state.config.trusted_proxies), origin }
     }
@@ -107,17 +107,88 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// `GET /ws`.
+/// `GET /ws`, as the HTTP server brings it: on a connection that has served something else before, or whose first bytes
+/// were not a whole handshake. (The others come by the [`Door`].)
 pub(super) async fn handle(State(state): State<Arc<SocketState>>, request: Request) -> Response {
     let mut parts = request.into_parts().0;
-    let visitor = Visitor::of(&state, &parts);
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
+    let Some(upgrade) = parts.extensions.remove::<OnUpgrade>() else {
+        // Something more to the point may be wrong with it.
+        let refused = Offer::read(&parts).err().unwrap_or(Refused::NoUpgrade);
+        return refuse(refused.into(), &Visitor::of(&state, &parts, peer));
+    };
     // Boxed, because the server keeps room for the largest of its handlers in every connection.
-    match Box::pin(admit(&state, &mut parts, &visitor)).await {
-        Ok(response) => {
-            measure::handshake("accepted");
-            response
+    match Box::pin(admit(&state, &parts, peer)).await {
+        Ok((answer, admitted)) => {
+            spawn(state, upgrade, admitted);
+            answer
         }
-        Err(refusal) => refuse(refusal, &visitor),
+        Err(answer) => answer,
+    }
+}
+
+/// The short way in, for connections whose first bytes are a whole handshake: judged, answered and turned into a socket
+/// without an HTTP connection in between.
+#[derive(Clone)]
+pub struct Door(Arc<SocketState>);
+
+/// What became of a connection at the [`Door`].
+pub enum Knock {
+    /// It is a socket now.
+    Admitted(Socket),
+    /// No request for a socket that could be read: the HTTP server's.
+    NotOurs(TcpStream),
+    /// A handshake that was refused, with the answer to it. What else the connection brings is the HTTP server's.
+    Refused(TcpStream, Response),
+}
+
+/// An open socket.
+pub struct Socket(Box<Connection>);
+
+impl Socket {
+    /// Lives until there is a reason to end.
+    pub async fn live(self) {
+        self.0.run().await;
+    }
+}
+
+impl Door {
+    pub(super) fn new(state: Arc<SocketState>) -> Self {
+        Self(state)
+    }
+
+    /// Takes a connection with the first bytes that were read from it.
+    pub async fn knock(&self, stream: TcpStream, peer: SocketAddr, bytes: &[u8]) -> Knock {
+        if !head::asks_for(bytes, &super::PATHS) {
+            return Knock::NotOurs(stream);
+        }
+        let Some((parts, size)) = head::read(bytes) else { return Knock::NotOurs(stream) };
+        match admit(&self.0, &parts, peer.ip()).await {
+            Ok((answer, admitted)) => {
+                drop(parts);
+                let wire = Wire::answering(stream, &head::write(&answer), &bytes[size..], limits(&self.0));
+                Knock::Admitted(Socket(Connection::new(Arc::clone(&self.0), wire, admitted)))
+            }
+            Err(answer) => Knock::Refused(stream, answer),
+        }
+    }
+}
+
+fn limits(state: &SocketState) -> Limits {
+    Limits { message_bytes: state.config.max_message_bytes, binary: false }
+}
+
+/// The answer, and what makes a socket when it is a good one.
+async fn admit(state: &SocketState, parts: &Parts, peer: IpAddr) -> Result<(Response, Admitted), Response> {
+    let visitor = Visitor::of(state, parts, peer);
+    match judge(state, parts, &visitor).await {
+        Ok((offer, principal, registration)) => {
+            measure::accepted();
+            let admitted = Admitted { registration, principal, visitor, frame_pings: offer.frame_pings };
+            Ok((offer.accept(), admitted))
+        }
+        Err(refusal) => Err(refuse(refusal, &visitor)),
     }
 }
 
@@ -143,24 +214,21 @@ fn refuse(refusal: Refusal, visitor: &Visitor) -> Response {
     response
 }
 
-async fn admit(state: &Arc<SocketState>, parts: &mut Parts, visitor: &Visitor) -> Result<Response, Refusal> {
+async fn judge(
+    state: &SocketState,
+    parts: &Parts,
+    visitor: &Visitor,
+) -> Result<(Offer, Option<Principal>, Registration), Refusal> {
     // Before anything that costs more than this.
     state.handshakes.take(Network::of(visitor.ip)).map_err(Refusal::TooOften)?;
     let offer = Offer::read(parts)?;
-    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(Refused::NoUpgrade)?;
     if state.draining.is_cancelled() {
         return Err(LimitReached::Draining.into());
     }
     let credential = credentials::explicit(&parts.headers, &offer.query)?;
     let judging = judge_and_register(state, &parts.headers, Network::of(visitor.ip), credential);
     let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
-    let response = offer.accept();
-    spawn(
-        Arc::clone(state),
-        upgrade,
-        Admitted { registration, principal, visitor: visitor.clone(), frame_pings: offer.frame_pings },
-    );
-    Ok(response)
+    Ok((offer, principal, registration))
 }
 
 async fn judge_and_register(
@@ -256,8 +324,14 @@ fn spawn(state: Arc<SocketState>, upgrade: OnUpgrade, admitted: Admitted) {
             tracing::debug!("the client left before the upgrade");
             return;
         };
-        let (io, already_read) = Io::from_upgraded(upgraded);
-        let wire = Wire::new(io, already_read, state.config.max_message_bytes).await;
+        // What our server hands over, without a layer in between.
+        let Ok(parts) = upgraded.downcast::<TokioIo<Begun>>() else {
+            tracing::error!("a socket that is no TCP connection");
+            return;
+        };
+        let (stream, before) = parts.io.into_inner().into_parts();
+        let already_read = [&before, &parts.read_buf[..]].concat();
+        let wire = Wire::new(stream, &already_read, limits(&state));
         tasks.spawn(Connection::new(state, wire, admitted).run());
     });
 }

@@ -3,7 +3,6 @@
 //! The task owns its socket; others reach it through the registry's [`Link`] only. Everything that waits (the judge, an
 //! rpc) goes through [`during`](Connection::during), which gives up as soon as the socket is to close.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,13 +15,14 @@ use super::SocketState;
 use super::admission::Admitted;
 use super::measure::{self, Counted};
 use super::rate::Rate;
-use super::timers::{Timers, first_heartbeat, take_due};
-use super::wire::{Incoming, Message, Wire};
+use super::timers::{Tick, Timers, first_heartbeat, take_due};
+use super::wire::{Incoming, Message, Outgoing, Wire};
 use crate::auth::Principal;
 use crate::protocol::{self, Close, HEARTBEAT, Line};
 use crate::registry::{Closing, Link, Registration};
 
-/// With so much queued within one frame's commands, what can be written is written before the next command.
+/// With so much queued within one frame's commands, what can be written is written before the next command. Also how
+/// much of the waiting pushes is taken at once.
 const WRITE_EARLY: usize = 16 * 1024;
 /// Between two tries to judge while freshness cannot be shown.
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub(super) enum Exit {
     /// There is a verdict on the link.
     Closed,
     /// The peer sent a close frame, with this code.
-    Left(u16),
+    Left(Option<u16>),
     /// The stream broke; `Some` when the peer must be told why.
     Failed(Option<Close>),
 }
@@ -48,19 +48,19 @@ enum Event {
     Exit(Exit),
 }
 
-/// One live socket.
+/// One live socket. Small, because there are many: what is rare is behind pointers, what waits is in the wire, and its
+/// task keeps no more than a pointer to this.
 pub(super) struct Connection {
     pub(super) state: Arc<SocketState>,
     wire: Wire,
     pub(super) registration: Registration,
     /// Proven at the last look. None until a credential was shown.
     pub(super) principal: Option<Principal>,
-    ready: VecDeque<Message>,
     pub(super) timers: Timers,
     rate: Option<Rate>,
     /// Since when the judge cannot tell.
-    pub(super) unsure_since: Option<Instant>,
-    pub(super) judged_at: Instant,
+    pub(super) unsure_since: Option<Tick>,
+    pub(super) judged_at: Tick,
     /// Kept for the log of a failed `connect`; dropped with the answer.
     pub(super) origin: Option<Box<str>>,
     pub(super) ip: IpAddr,
@@ -73,21 +73,24 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(state: Arc<SocketState>, wire: Wire, admitted: Admitted) -> Self {
+    pub(super) fn new(state: Arc<SocketState>, wire: Wire, admitted: Admitted) -> Box<Self> {
         let Admitted { registration, principal, visitor, frame_pings } = admitted;
-        let config = &state.config;
-        let mut timers = Timers::new(first_heartbeat(registration.link().id(), config.ping_interval));
-        timers.connect = principal.is_none().then(|| Instant::now() + config.connect_timeout);
+        let (config, wheel) = (&state.config, &state.wheel);
+        // The answer to the handshake, which leaves like everything else.
+        registration.link().reserve_anyway(wire.pending());
+        let first_heartbeat = first_heartbeat(registration.link().id(), config.ping_interval);
+        let mut timers = Timers::new(wheel.after(first_heartbeat));
+        timers.connect = principal.is_none().then(|| wheel.after(config.connect_timeout));
         let rate = config.throttling.then(|| Rate::new(config));
-        let mut connection = Self {
+        let judged_at = wheel.now();
+        let mut connection = Box::new(Self {
             wire,
             registration,
             principal,
-            ready: VecDeque::new(),
             timers,
             rate,
             unsure_since: None,
-            judged_at: Instant::now(),
+            judged_at,
             origin: visitor.origin,
             ip: visitor.ip,
             frame_pings,
@@ -95,7 +98,7 @@ impl Connection {
             refused: false,
             counted: Counted::new(),
             state,
-        };
+        });
         if connection.principal.is_some() {
             connection.went_live();
         }
@@ -103,11 +106,13 @@ impl Connection {
     }
 
     /// Lives until there is a reason to end, then says goodbye.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         let exit = loop {
+            // What waits is boxed, so that its room is not kept in every idle socket's task.
             let outcome = match poll_fn(|cx| self.poll_event(cx)).await {
-                Event::Message(message) => self.on_message(message).await,
-                // Rare, so their room is not kept in every idle socket's task.
+                Event::Message(Message::Text(text)) if text == HEARTBEAT => self.on_heartbeat(),
+                Event::Message(Message::Text(text)) => Box::pin(self.on_text(text)).await,
+                Event::Message(control) => self.on_control(control),
                 Event::Signal => Box::pin(self.on_signal()).await,
                 Event::Due => Box::pin(self.on_due()).await,
                 Event::Exit(exit) => Err(exit),
@@ -142,14 +147,14 @@ impl Connection {
 
     /// Queues an answer. It is written once the commands at hand are done.
     pub(super) fn send(&mut self, line: String) -> Result<(), Exit> {
-        self.queue(Message::Text(line.into()))
+        self.queue(Outgoing::Text(&line))
     }
 
-    fn queue(&mut self, message: Message) -> Result<(), Exit> {
-        if !self.link().reserve(message.len()) {
+    fn queue(&mut self, outgoing: Outgoing<'_>) -> Result<(), Exit> {
+        if !self.link().reserve(outgoing.frame_bytes()) {
             return Err(self.close(Close::SLOW));
         }
-        self.ready.push_back(message);
+        self.wire.queue(outgoing);
         Ok(())
     }
 
@@ -159,11 +164,13 @@ impl Connection {
         if let Poll::Ready(Err(exit)) = self.poll_write(cx) {
             return Poll::Ready(Event::Exit(exit));
         }
-        let link = self.link();
-        if link.closing().is_some() {
+        let glance = self.link().glance();
+        if glance.closing {
             return Poll::Ready(Event::Exit(Exit::Closed));
         }
-        if link.take_rejudge() || (link.has_pushes() && self.timers.retry.is_none()) {
+        // Pushes stay in the link, where all sockets share their text, until the client has read what went before.
+        let pushes = glance.pushes && self.wire.pending() == 0 && self.timers.retry.is_none();
+        if glance.rejudge || pushes {
             return Poll::Ready(Event::Signal);
         }
         match self.wire.poll_next(cx) {
@@ -171,22 +178,18 @@ impl Connection {
             Poll::Ready(Incoming::Failed(close)) => return Poll::Ready(Event::Exit(Exit::Failed(close))),
             Poll::Pending => {}
         }
-        self.timers.poll_due(cx).map(|()| Event::Due)
+        self.timers.poll_due(&self.state.wheel, self.registration.link()).map(|()| Event::Due)
     }
 
     /// Writes what is queued; ready when all of it has left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Exit>> {
-        while !self.ready.is_empty() {
-            ready!(self.wire.poll_room(cx)).map_err(Exit::Failed)?;
-            let Some(message) = self.ready.pop_front() else { break };
-            self.link().release(message.len());
-            self.wire.put(message).map_err(Exit::Failed)?;
+        let waiting = self.wire.pending();
+        if waiting == 0 {
+            return Poll::Ready(Ok(()));
         }
-        if self.ready.capacity() > 0 {
-            // An idle socket keeps no queue.
-            self.ready = VecDeque::new();
-        }
-        self.wire.poll_flush(cx).map_err(Exit::Failed)
+        let outcome = self.wire.poll_flush(cx);
+        self.link().release(waiting - self.wire.pending());
+        outcome.map_err(|_| Exit::Failed(None))
     }
 
     /// Writes what can be written without waiting. A client that does not read gets no time for it here; its backlog
@@ -225,10 +228,10 @@ impl Connection {
     fn poll_out_of_turn(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         loop {
             match ready!(self.wire.poll_next(cx)) {
-                Incoming::Message(Message::Text(text)) if text.as_str() == HEARTBEAT => {}
+                Incoming::Message(Message::Text(text)) if text == HEARTBEAT => {}
                 Incoming::Message(Message::Text(_)) => return Poll::Ready(self.close(Close::BAD_REQUEST)),
                 Incoming::Message(message) => {
-                    if let Err(exit) = self.on_control(&message) {
+                    if let Err(exit) = self.on_control(message) {
                         return Poll::Ready(exit);
                     }
                 }
@@ -237,19 +240,16 @@ impl Connection {
         }
     }
 
-    async fn on_message(&mut self, message: Message) -> Result<(), Exit> {
-        let Message::Text(text) = message else { return self.on_control(&message) };
+    async fn on_text(&mut self, text: String) -> Result<(), Exit> {
         self.refused = false;
         self.charge(0, text.len())?;
-        for line in text.as_str().split('\n') {
-            self.charge(1, 0)?;
+        for line in text.split('\n') {
             match protocol::parse(line) {
-                Ok(Line::Pong) if self.connected && !self.frame_pings => self.timers.pong = None,
-                Ok(Line::Pong) => {}
-                Ok(Line::Send) if self.principal.is_some() => return Err(self.close(Close::NOT_AVAILABLE)),
-                Ok(Line::Send) => return Err(self.close(Close::BAD_REQUEST)),
-                Ok(Line::Command { id, request }) => self.serve(id, request).await?,
-                Err(protocol::Malformed) => return Err(self.close(Close::BAD_REQUEST)),
+                Ok(Line::Pong) => self.on_heartbeat()?,
+                parsed => {
+                    self.charge(1, 0)?;
+                    self.on_line(parsed).await?;
+                }
             }
             if self.link().closing().is_some() {
                 return Err(Exit::Closed);
@@ -261,19 +261,39 @@ impl Connection {
         Ok(())
     }
 
-    fn on_control(&mut self, message: &Message) -> Result<(), Exit> {
+    async fn on_line(&mut self, line: Result<Line<'_>, protocol::Malformed>) -> Result<(), Exit> {
+        match line {
+            Ok(Line::Command { id, request }) => self.serve(id, request).await,
+            Ok(Line::Send) if self.principal.is_some() => Err(self.close(Close::NOT_AVAILABLE)),
+            Ok(Line::Send | Line::Pong) | Err(protocol::Malformed) => Err(self.close(Close::BAD_REQUEST)),
+        }
+    }
+
+    /// `{}`: the answer to ours. One that nobody asked for is ignored.
+    fn on_heartbeat(&mut self) -> Result<(), Exit> {
+        if self.connected && !self.frame_pings {
+            self.timers.pong = None;
+        }
+        self.charge(1, HEARTBEAT.len())
+    }
+
+    fn on_control(&mut self, message: Message) -> Result<(), Exit> {
         match message {
-            // Answered by the library; counted, because a flood of them costs as much as one of commands.
-            Message::Ping(payload) => self.charge(1, payload.len()),
-            Message::Pong(payload) => {
+            // Counted, because a flood of them costs as much as one of commands.
+            Message::Ping(payload) => {
+                self.charge(1, payload.len())?;
+                self.queue(Outgoing::Pong(&payload))
+            }
+            Message::Pong => {
                 if !self.connected || self.frame_pings {
                     self.timers.pong = None;
                 }
-                self.charge(1, payload.len())
+                self.charge(1, 0)
             }
-            Message::Close(frame) => Err(Exit::Left(frame.as_ref().map_or(1005, |frame| frame.code.into()))),
+            Message::Close(code) => Err(Exit::Left(code)),
+            // The wire refuses binary messages before it has read them.
             Message::Binary(_) => Err(self.close(Close::BINARY)),
-            Message::Text(_) | Message::Frame(_) => Ok(()),
+            Message::Text(_) => Ok(()),
         }
     }
 
@@ -288,17 +308,23 @@ impl Connection {
     /// Pushes wait, or what was remembered is suspect: both are settled by judging.
     async fn on_signal(&mut self) -> Result<(), Exit> {
         if !self.judge().await? {
-            self.timers.retry = Some(Instant::now() + RETRY);
+            self.timers.retry = Some(self.state.wheel.after(RETRY));
             return Ok(());
         }
-        // Their room is reserved since they were queued.
-        let pushes = self.link().take_pushes();
-        self.ready.extend(pushes.iter().map(|line| Message::Text((&**line).into())));
+        // Judging may have waited; the pushes are judged by now, and what does not leave stays where it is.
+        if self.wire.pending() == 0 {
+            for line in self.link().take_pushes(WRITE_EARLY) {
+                let push = Outgoing::Text(&line);
+                // The text's room is reserved since it was queued.
+                self.link().reserve_anyway(push.frame_bytes() - line.len());
+                self.wire.queue(push);
+            }
+        }
         Ok(())
     }
 
     async fn on_due(&mut self) -> Result<(), Exit> {
-        let now = Instant::now();
+        let now = self.state.wheel.now();
         if take_due(&mut self.timers.connect, now) {
             return Err(self.close(Close::STALE));
         }
@@ -311,7 +337,7 @@ impl Connection {
         if self.timers.heartbeat <= now {
             self.beat(now)?;
             // Quiet sockets find out that the judge can tell again, or that he has not been asked for long.
-            if self.unsure_since.is_some() || self.judged_at.elapsed() > REJUDGE_EVERY {
+            if self.unsure_since.is_some() || now.since(self.judged_at) > REJUDGE_EVERY {
                 self.judge().await?;
             }
         }
@@ -321,30 +347,31 @@ impl Connection {
         Ok(())
     }
 
-    fn beat(&mut self, now: Instant) -> Result<(), Exit> {
+    fn beat(&mut self, now: Tick) -> Result<(), Exit> {
         let config = &self.state.config;
-        self.timers.heartbeat = now + config.ping_interval;
-        self.timers.pong.get_or_insert(now + config.pong_timeout);
+        self.timers.heartbeat = now.after(config.ping_interval);
+        self.timers.pong.get_or_insert_with(|| self.state.wheel.after(config.pong_timeout));
         let by_frame = !self.connected || self.frame_pings;
-        self.queue(if by_frame { Message::Ping(bytes::Bytes::new()) } else { Message::Text(HEARTBEAT.into()) })
+        self.queue(if by_frame { Outgoing::Ping(b"") } else { Outgoing::Text(HEARTBEAT) })
     }
 
     /// `connect` was answered: the protocol's own heartbeat begins.
     pub(super) fn start_heartbeat(&mut self) {
         self.connected = true;
         self.timers.pong = None;
-        self.timers.heartbeat = first_heartbeat(self.link().id(), self.state.config.ping_interval);
+        let wait = first_heartbeat(self.link().id(), self.state.config.ping_interval);
+        self.timers.heartbeat = self.state.wheel.after(wait);
     }
 
-    async fn say_goodbye(mut self, exit: Exit) {
+    async fn say_goodbye(mut self: Box<Self>, exit: Exit) {
         // Answers first: who logs out over the socket hears that it worked, then the close. All of it was executed, or
         // judged fit to be pushed, before the verdict.
         let _ = self.write_now().await;
         let closing = match exit {
             Exit::Left(code) => {
-                self.log_end(code, "the client left");
+                self.log_end(code.unwrap_or(1005), "the client left");
                 drop((self.registration, self.counted));
-                return self.wire.linger().await;
+                return self.wire.answer_close(code).await;
             }
             Exit::Failed(None) => return self.log_end(1006, "the connection broke"),
             Exit::Failed(Some(close)) => Closing { close, revoked_at: None },
@@ -360,7 +387,7 @@ impl Connection {
         // A client that comes back at once must not find its own place taken.
         drop((self.registration, self.counted));
         match exit {
-            Exit::Failed(_) => self.wire.linger_broken().await,
+            Exit::Failed(_) => self.wire.hang_up().await,
             _ if left => self.wire.linger().await,
             _ => {}
         }
@@ -380,4 +407,29 @@ pub(super) enum Early {
     Waits,
     /// Nothing may come now: 3501.
     Refused,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::Socket;
+
+    fn future_bytes<A, F: Future>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What each idle socket holds of ours, in bytes. `docs/performance.md` has the rest of the budget.
+    #[test]
+    fn an_idle_socket_is_small() {
+        let parts = [
+            ("the connection", size_of::<Connection>(), 256),
+            ("its wire", size_of::<Wire>(), 80),
+            ("its link", size_of::<Link>(), 208),
+            ("the future of its task", future_bytes(Socket::live), 128),
+        ];
+        for (name, bytes, most) in parts {
+            println!("{name}: {bytes} bytes");
+            assert!(bytes <= most, "{name}: {bytes} bytes");
+        }
+    }
 }

@@ -18,30 +18,38 @@ const CENTRIFUGE_PROTOBUF: &str = "centrifuge-protobuf";
 /// A handshake that keeps to the RFC, and what it asks for. Holds nothing of the request, whose headers share one
 /// buffer with all that hyper has read.
 #[derive(Debug)]
-pub(super) struct Offer {
+pub struct Offer {
     /// `Sec-WebSocket-Accept`.
     accept: String,
     /// What the answer selects.
     subprotocol: Option<&'static str>,
     /// The client wants the pings of RFC 6455 instead of `{}`.
-    pub(super) frame_pings: bool,
+    pub frame_pings: bool,
     /// The decoded query string.
-    pub(super) query: Vec<(String, String)>,
+    pub query: Vec<(String, String)>,
 }
 
 /// A request that is no handshake we take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub enum Refused {
+    /// Not a GET.
     Method,
+    /// Nothing that asks for a WebSocket.
     NoUpgrade,
+    /// A version other than 13.
     Version,
+    /// Something else that the RFC demands.
     Malformed(&'static str),
+    /// Protobuf.
     Encoding,
 }
 
 impl Offer {
     /// Reads the request's head.
-    pub(super) fn read(parts: &Parts) -> Result<Self, Refused> {
+    ///
+    /// # Errors
+    /// [`Refused`], which is an answer too.
+    pub fn read(parts: &Parts) -> Result<Self, Refused> {
         if parts.method != Method::GET {
             return Err(Refused::Method);
         }
@@ -72,7 +80,8 @@ impl Offer {
     }
 
     /// 101.
-    pub(super) fn accept(&self) -> Response {
+    #[must_use]
+    pub fn accept(&self) -> Response {
         let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::admission::timed;
 use super::connection::{Connection, Early, Exit};
@@ -57,13 +57,14 @@ impl Connection {
 
     pub(super) fn found_good(&mut self) {
         self.unsure_since = None;
-        self.judged_at = Instant::now();
+        self.judged_at = self.state.wheel.now();
     }
 
     /// Muted: nothing is executed and nothing pushed, for the grace time.
     fn found_unsure(&mut self) -> Result<bool, Exit> {
-        let since = *self.unsure_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.state.config.grace_time {
+        let now = self.state.wheel.now();
+        let since = *self.unsure_since.get_or_insert(now);
+        if now.since(since) >= self.state.config.grace_time {
             Err(self.close(Close::AUTH_UNAVAILABLE))
         } else {
             Ok(false)
@@ -73,7 +74,7 @@ impl Connection {
     /// Sets the alarm for the end of what the socket was admitted by: the token's with its leeway, or the session's.
     pub(super) fn arm_expiry(&mut self) {
         let left = self.life_left();
-        self.timers.expiry = left.map(|left| Instant::now() + left);
+        self.timers.expiry = left.map(|left| self.state.wheel.after(left));
     }
 
     fn life_left(&self) -> Option<Duration> {
@@ -99,7 +100,7 @@ impl Connection {
             (true, false) => {
                 self.refetch().await?;
                 let left = self.life_left().unwrap_or_default();
-                self.timers.expiry = Some(Instant::now() + left.max(LOOK_AGAIN));
+                self.timers.expiry = Some(self.state.wheel.after(left.max(LOOK_AGAIN)));
             }
         }
         Ok(())

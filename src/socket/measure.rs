@@ -1,31 +1,42 @@
 //! What sockets count and time.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use ::metrics::{counter, gauge, histogram};
+use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
 use crate::metrics::{AUTH_DURATION, CONNECTIONS, FORCED_DISCONNECTS, HANDSHAKES, LIMITS_REACHED, REVOCATION_DELAY};
 use crate::protocol::Close;
 
+// What every socket needs is looked up once; the recorder is installed before the first socket comes.
+static LIVE: LazyLock<Gauge> = LazyLock::new(|| gauge!(CONNECTIONS));
+static ACCEPTED: LazyLock<Counter> = LazyLock::new(|| counter!(HANDSHAKES, "result" => "accepted"));
+static FOUND_GOOD: LazyLock<Histogram> = LazyLock::new(|| judging("good"));
+
 /// One live socket, in the gauge for as long as it exists.
 pub(super) struct Counted(());
 
 impl Counted {
     pub(super) fn new() -> Self {
-        gauge!(CONNECTIONS).increment(1.0);
+        LIVE.increment(1.0);
         Self(())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        gauge!(CONNECTIONS).decrement(1.0);
+        LIVE.decrement(1.0);
     }
 }
 
-/// A handshake was answered.
+/// A handshake was answered with a socket.
+pub(super) fn accepted() {
+    ACCEPTED.increment(1);
+}
+
+/// A handshake was answered with something else.
 pub(super) fn handshake(result: &'static str) {
     counter!(HANDSHAKES, "result" => result).increment(1);
 }
@@ -37,12 +48,15 @@ pub(super) fn limit_reached(limit: &'static str) {
 
 /// A credential was judged on a socket: in the handshake, in `connect` and `refresh`, or looked up again.
 pub(super) fn judged<T>(took: Duration, outcome: Result<&T, &AuthError>) {
-    let outcome = match outcome {
-        Ok(_) => "good",
-        Err(AuthError::Denied(_)) => "denied",
-        Err(AuthError::CannotTell) => "cannot_tell",
-    };
-    histogram!(AUTH_DURATION, "surface" => "websocket", "outcome" => outcome).record(took.as_secs_f64());
+    match outcome {
+        Ok(_) => FOUND_GOOD.record(took.as_secs_f64()),
+        Err(AuthError::Denied(_)) => judging("denied").record(took.as_secs_f64()),
+        Err(AuthError::CannotTell) => judging("cannot_tell").record(took.as_secs_f64()),
+    }
+}
+
+fn judging(outcome: &'static str) -> Histogram {
+    histogram!(AUTH_DURATION, "surface" => "websocket", "outcome" => outcome)
 }
 
 /// The server decided to end a connection. Every decision of ours counts, that is every code from 3000 on: a rise of
