@@ -9,4 +9,6 @@ mod expiry;
 mod frames;
 mod handshake;
 mod heartbeat;
+mod hostile;
 mod limits;
+mod rfc6455;
