@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
@@ -20,7 +20,7 @@ use super::limits::too_many_handshakes;
 use super::wire::{Io, Wire};
 use super::{SocketState, measure};
 use crate::auth::{AuthError, OpenTicket, Principal, Recheck};
-use crate::client_address::{Network, client_address};
+use crate::client_address::{Network, came_over_https, client_address};
 use crate::credentials::{self, Credential, CredentialError};
 use crate::problem::Problem;
 use crate::registry::{LimitReached, Registration, Subject};
@@ -39,11 +39,14 @@ pub(super) struct Visitor {
 
 impl Visitor {
     fn of(state: &SocketState, parts: &Parts) -> Self {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
         let origin = parts.headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into());
-        Self { ip: client_address(peer, &parts.headers, &state.config.trusted_proxies), origin }
+        Self { ip: client_address(peer(parts), &parts.headers, &state.config.trusted_proxies), origin }
     }
+}
+
+fn peer(parts: &Parts) -> IpAddr {
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
 }
 
 /// Why there is no socket.
@@ -152,7 +155,7 @@ async fn admit(state: &Arc<SocketState>, parts: &mut Parts, visitor: &Visitor) -
         return Err(LimitReached::Draining.into());
     }
     let credential = credentials::explicit(&parts.headers, &offer.query)?;
-    let judging = judge_and_register(state, &parts.headers, Network::of(visitor.ip), credential);
+    let judging = judge_and_register(state, parts, Network::of(visitor.ip), credential);
     let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
     let response = offer.accept();
     spawn(
@@ -165,18 +168,18 @@ async fn admit(state: &Arc<SocketState>, parts: &mut Parts, visitor: &Visitor) -
 
 async fn judge_and_register(
     state: &SocketState,
-    headers: &HeaderMap,
+    parts: &Parts,
     address: Network,
     credential: Option<Credential>,
 ) -> Result<(Option<Principal>, Registration), Refusal> {
     let (principal, ticket) = match credential {
         Some(Credential::Token(token)) => (Some(timed(state.auth.token(&token)).await?), None),
         Some(Credential::Ticket(ticket)) => {
-            let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+            let origin = parts.headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
             let ticket = timed(state.auth.open_ticket(&ticket, origin)).await?;
             (Some(ticket.principal.clone()), Some(ticket))
         }
-        None => (by_cookie(state, headers).await?, None),
+        None => (by_cookie(state, parts).await?, None),
     };
     let Some(mut principal) = principal else { return Ok((None, register(state, None, address).await?)) };
     if ticket.is_some() {
@@ -212,11 +215,13 @@ async fn spend(state: &SocketState, ticket: &OpenTicket) -> Result<(), AuthError
 }
 
 /// The ambient credential. A bad one counts as none; a good one is nothing to a page of a foreign origin.
-async fn by_cookie(state: &SocketState, headers: &HeaderMap) -> Result<Option<Principal>, Refusal> {
+async fn by_cookie(state: &SocketState, parts: &Parts) -> Result<Option<Principal>, Refusal> {
     if !state.config.cookies {
         return Ok(None);
     }
-    let Some(secret) = credentials::session_cookie(headers) else { return Ok(None) };
+    let headers = &parts.headers;
+    let https = came_over_https(peer(parts), headers, &state.config.trusted_proxies);
+    let Some(secret) = credentials::session_cookie(headers, https) else { return Ok(None) };
     let allowed = state.origins.allows(headers);
     // Before the judge is asked: a foreign page must not learn whether its visitor is logged in.
     if !allowed && headers.contains_key(header::ORIGIN) {

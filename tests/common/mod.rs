@@ -11,6 +11,7 @@ pub mod database;
 pub mod gateway;
 pub mod people;
 pub mod proxy;
+pub mod script;
 pub mod servers;
 pub mod stage;
 pub mod wait;
