@@ -122,7 +122,7 @@ impl Accounts {
         }
         let secret = SessionSecret::random();
         match self.store.sign_up(user, Some(self.new_session(&secret, device))).await? {
-            SignupOutcome::Created { session: Some(read), .. } => Ok(Some(self.logged_in(read.value, secret))),
+            SignupOutcome::Created { session: Some(read), .. } => self.logged_in(read.value, secret).map(Some),
             SignupOutcome::Created { session: None, .. } => {
                 Err(StoreError::Corrupt("a signup came back without its session".into()).into())
             }
@@ -165,7 +165,7 @@ impl Accounts {
             let secret = SessionSecret::random();
             let session = self.new_session(&secret, device.clone());
             if let Some(read) = self.store.insert_session(row.user_id, row.auth_epoch, session).await? {
-                return Ok(self.logged_in(read.value, secret));
+                return self.logged_in(read.value, secret);
             }
             // The user moved on. A logout everywhere ends older sessions and not this one; a new password does.
             let again = self.store.login_row_by_id(row.user_id).await?;
@@ -183,7 +183,7 @@ impl Accounts {
     pub async fn come_back(&self, secret: SessionSecret) -> Result<LoggedIn, AuthError> {
         let principal = self.auth.session_secret(&secret).await?;
         self.auth.touch(&principal.session);
-        let token = self.auth.issue_token(&principal.session);
+        let token = self.auth.issue_token(&principal.session)?;
         let session = SessionRecord::clone(&principal.session);
         Ok(LoggedIn { token, user: principal.user.user.clone(), session, secret })
     }
@@ -299,9 +299,9 @@ impl Accounts {
         }
     }
 
-    fn logged_in(&self, read: SessionRead, secret: SessionSecret) -> LoggedIn {
-        let token = self.auth.issue_token(&read.session);
-        LoggedIn { token, user: read.user.user, session: read.session, secret }
+    fn logged_in(&self, read: SessionRead, secret: SessionSecret) -> Result<LoggedIn, AccountError> {
+        let token = self.auth.issue_token(&read.session).map_err(AuthError::from)?;
+        Ok(LoggedIn { token, user: read.user.user, session: read.session, secret })
     }
 
     fn new_session(&self, secret: &SessionSecret, device: LoginDevice) -> NewSession {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,11 +20,11 @@ use crate::bus::Bus;
 use crate::cache::{Cache, CacheParts};
 use crate::clock::{BootInstant, DatabaseClock};
 use crate::config::Config;
-use crate::entry::PublicKey;
 use crate::freshness::Freshness;
 use crate::headcount::Headcount;
 use crate::http::{self, HttpState};
 use crate::ids::NodeId;
+use crate::keyring::{Keyring, KeyringParts};
 use crate::open_files::OpenFiles;
 use crate::origin::AllowedOrigins;
 use crate::password::Passwords;
@@ -38,7 +37,7 @@ use crate::socket::{self, Door, SocketParts, Wheel};
 use crate::store::{Store, StoreConfig};
 use crate::telemetry::Exporter;
 use crate::token::TokenFormat;
-use crate::token::keys::{Algorithm, KeySet, SigningKey};
+use crate::token::key_set::KeySet;
 use duties::Duties;
 use vitals::NodeVitals;
 
@@ -74,7 +73,7 @@ pub struct App {
     draining: CancellationToken,
     tasks: TaskTracker,
     duties: Duties,
-    public_key: Option<PublicKey>,
+    keyring: Arc<Keyring>,
     notes: Vec<String>,
 }
 
@@ -90,12 +89,11 @@ impl App {
         let mut notes = Vec::new();
         let store = open_store(&config, &mut notes).await?;
         let deployment = store.deployment().await.context("failed to read the deployment's id")?;
-        let record_key = config.decoded_record_key().unwrap_or(deployment.record_key);
-        let sealer = Arc::new(Sealer::new(&record_key)?);
+        let in_database = deployment.record_key;
+        let sealer = Arc::new(Sealer::new(&in_database, &config.record_keys(&in_database))?);
         sealer
             .seal(Purpose::Ticket, b"probe", Vec::new())
             .map_err(|_| anyhow::anyhow!("the record key does not seal"))?;
-        let signing_key = signing_key(&config, &mut notes)?;
         let node = NodeId::random();
         let freshness = Arc::new(Freshness::new());
         let clock = Arc::new(DatabaseClock::default());
@@ -117,7 +115,6 @@ impl App {
         workers.into_iter().for_each(|worker| duties.start("cache", worker));
 
         let keys = Arc::new(KeySet::default());
-        keys.add(signing_key.verifying());
         let files = OpenFiles::raise(config.max_http_connections);
         let limits = Limits::new(&config, files.sockets);
         if limits.connections < config.max_connections {
@@ -150,11 +147,20 @@ impl App {
         if let Some(bus) = &bus {
             duties.listen_to(bus.clone(), applier.clone(), freshness.clone()).await;
         }
-        let public = signing_key.public();
-        if let Some(key) = &public {
-            store.register_key(key).await.context("failed to register the signing key")?;
-        }
+        let keyring = KeyringParts {
+            store: store.clone(),
+            bus: bus.clone(),
+            known: keys.clone(),
+            clock: clock.clone(),
+            sealer: sealer.clone(),
+            record_key_in_database: in_database,
+            registry: registry.clone(),
+        };
+        let keyring = Arc::new(Keyring::open(&config, keyring, &mut notes)?);
+        keyring.publish().await.context("failed to register the signing keys")?;
         duties.follow(&store, applier.clone(), bus.clone(), clock.clone()).await?;
+        // The log has told which keys are good; one of ours may not be.
+        keyring.look().await.context("failed to look after the signing keys")?;
 
         let revoker = Revoker::new(store.clone(), applier, bus.clone(), tasks.clone());
         let last_seen = Arc::new(LastSeen::new(clock.clone(), config.session_ttl, config.local_cache_sessions));
@@ -165,7 +171,7 @@ impl App {
             freshness: freshness.clone(),
             clock: clock.clone(),
             keys: keys.clone(),
-            signing_key,
+            signer: keyring.signer().clone(),
             format,
             sealer,
             last_seen: last_seen.clone(),
@@ -196,7 +202,7 @@ impl App {
             draining: CancellationToken::new(),
             tasks,
             duties,
-            public_key: public,
+            keyring,
             notes,
         };
         app.start_duties();
@@ -207,6 +213,12 @@ impl App {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The keeper of this node's keys, for whoever hears that they should be read again.
+    #[must_use]
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
     }
 
     /// Opens the listener.
@@ -320,23 +332,4 @@ async fn open_store(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<
         (kind, applied) => notes.push(format!("database   {kind}, {applied} migrations applied")),
     }
     Ok(store)
-}
-
-fn signing_key(config: &Config, notes: &mut Vec<String>) -> anyhow::Result<SigningKey> {
-    let algorithm = Algorithm::parse(&config.signing_algorithm)
-        .with_context(|| format!("unknown signing algorithm {}", config.signing_algorithm))?;
-    if let Some(configured) = &config.signing_key {
-        notes.push(format!("keys       {} from the settings, shared by all nodes", algorithm.as_str()));
-        let text = configured.expose_secret();
-        return match algorithm {
-            Algorithm::Hs256 => SigningKey::from_secret(text.trim().as_bytes()),
-            _ => SigningKey::from_pem(algorithm, text),
-        };
-    }
-    let path = config.data_dir.join(format!("signing-key-{}.pem", algorithm.as_str().to_lowercase()));
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("failed to make {}", config.data_dir.display()))?;
-    let (key, made) = SigningKey::load_or_create(&path, algorithm)?;
-    notes.push(format!("keys       {}{}", path.display(), if made { " (made just now)" } else { "" }));
-    Ok(key)
 }

@@ -22,7 +22,9 @@ use crate::seal::Sealer;
 use crate::secret::{AccessToken, SecretHash, SessionSecret};
 use crate::store::{SessionRecord, Store, UserRecord};
 pub use crate::token::TokenClaims;
-use crate::token::keys::{KeySet, SigningKey, VerifyingKey};
+use crate::token::key_set::KeySet;
+use crate::token::keys::VerifyingKey;
+use crate::token::signer::Signer;
 use crate::token::{self, TokenError, TokenFormat};
 use last_seen::LastSeen;
 pub use ticket::OpenTicket;
@@ -128,8 +130,8 @@ pub struct AuthParts {
     pub clock: Arc<DatabaseClock>,
     /// All keys.
     pub keys: Arc<KeySet>,
-    /// The key this node signs with.
-    pub signing_key: SigningKey,
+    /// The keys this node signs with.
+    pub signer: Arc<Signer>,
     /// Issuer and audience.
     pub format: TokenFormat,
     /// Seals tickets.
@@ -230,8 +232,11 @@ impl Auth {
     }
 
     /// Signs a new access token for a session that was just judged good. It never outlives the session.
-    #[must_use]
-    pub fn issue_token(&self, session: &SessionRecord) -> IssuedToken {
+    ///
+    /// # Errors
+    /// [`CannotTell`] while this node has no key to sign with: all were revoked, and a new one is being made.
+    pub fn issue_token(&self, session: &SessionRecord) -> Result<IssuedToken, CannotTell> {
+        let (signing_key, key) = self.parts.signer.current().ok_or(CannotTell)?;
         let now = self.now_unix();
         let life = i64::try_from(self.parts.access_token_ttl.as_secs()).unwrap_or(i64::MAX).max(1);
         let expires_at = now.saturating_add(life).min(session.max_expires_at.unix_timestamp());
@@ -239,16 +244,17 @@ impl Auth {
             user_id: session.user_id,
             sid: session.sid,
             jti: Jti::random(),
-            kid: self.parts.signing_key.kid().into(),
+            kid: key.kid().clone(),
             expires_at,
             not_before: now,
         });
-        let token = token::sign(&self.parts.format, &self.parts.signing_key, &claims, now)
-            .expect("the key has signed a probe at the start");
-        let key = self.parts.signing_key.verifying();
+        let token = token::sign(&self.parts.format, &signing_key, &claims, now).map_err(|error| {
+            tracing::error!(kid = %key.kid(), %error, "failed to sign a token");
+            CannotTell
+        })?;
         self.verified
             .insert(SecretHash::of(token.expose().as_bytes()), Arc::new(Verified { claims: claims.clone(), key }));
-        IssuedToken { token, expires_in: u64::try_from(expires_at - now).unwrap_or(0), claims }
+        Ok(IssuedToken { token, expires_in: u64::try_from(expires_at - now).unwrap_or(0), claims })
     }
 
     /// May this principal still act? No I/O, no waiting; checks the freshness rule, and `exp` for tokens.

@@ -210,8 +210,8 @@ impl Bus {
     }
 
     fn open(&self, sealed: &[u8]) -> Option<Message> {
-        let plain = self.sealer.open(Purpose::Bus, self.channel.as_bytes(), sealed)?;
-        serde_json::from_slice(&plain).ok()
+        let opened = self.sealer.open(Purpose::Bus, self.channel.as_bytes(), sealed)?;
+        serde_json::from_slice(&opened.plain).ok()
     }
 
     fn lease(&self) -> MutexGuard<'_, Lease> {

@@ -1,6 +1,7 @@
 //! The command line: subcommands, and every setting as a flag. Parses; runs nothing of the gateway itself.
 
 pub mod doctor;
+pub mod key;
 pub mod keygen;
 pub mod stats;
 
@@ -12,6 +13,7 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::layers::Texts;
 use crate::config::settings::{ALL, Fallback, Group, Setting};
 use crate::config::{Config, ConfigError};
+pub use key::KeyArgs;
 pub use keygen::KeygenArgs;
 pub use stats::StatsArgs;
 
@@ -24,6 +26,8 @@ pub enum Command {
     Migrate,
     /// Make a signing key or a record key (reads no settings)
     Keygen(KeygenArgs),
+    /// List, revoke or replace the signing keys
+    Key(KeyArgs),
     /// Show the cache statistics of a running gateway
     Stats(StatsArgs),
     /// Check Redis, the database, the clock and the keys, one line each
@@ -111,7 +115,7 @@ where
 
 /// The whole command line. The settings are accepted before and after the subcommand.
 fn command() -> clap::Command {
-    ["serve", "migrate", "stats", "doctor"]
+    ["serve", "migrate", "key", "stats", "doctor"]
         .into_iter()
         .fold(Cli::command(), |cli, name| cli.mut_subcommand(name, |sub| sub.args(ALL.iter().map(|s| flag(s)))))
         .args(ALL.iter().map(|setting| flag(setting)))

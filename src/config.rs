@@ -56,9 +56,13 @@ pub struct Config {
     pub token_leeway: Duration,
     /// Signing algorithm of keys this node makes: `EdDSA`, `ES256`, `RS256` (or `HS256` with a shared key).
     pub signing_algorithm: String,
-    /// One signing key for all nodes, as PKCS#8 PEM (or the HS256 secret), instead of one key per node.
+    /// Signing keys for all nodes, as PKCS#8 PEM (or HS256 secrets, one a line), instead of one key per node. The first
+    /// signs. See [`signing_keys`](Self::signing_keys).
     pub signing_key: Option<SecretString>,
-    /// The key that encrypts records in Redis (32 bytes as base64 or hex), instead of the one in the database.
+    /// After how long a node takes a new key of its own; `None`: never by itself.
+    pub signing_key_rotation: Option<Duration>,
+    /// The keys that encrypt records in Redis (32 bytes as base64 or hex), instead of the one in the database. The first
+    /// seals. See [`record_keys`](Self::record_keys).
     pub record_key: Option<SecretString>,
     /// A socket without a credential must have sent a good `connect` by then.
     pub connect_timeout: Duration,
@@ -150,10 +154,18 @@ impl Config {
         Ok(config)
     }
 
-    /// The configured record key, decoded.
+    /// The configured signing keys, in their order; none when each node makes its own.
     #[must_use]
-    pub fn decoded_record_key(&self) -> Option<RecordKey> {
-        self.record_key.as_ref().and_then(|key| values::record_key(key.expose_secret()).ok())
+    pub fn signing_keys(&self) -> Vec<&str> {
+        self.signing_key.as_ref().map_or_else(Vec::new, |keys| values::key_texts(keys.expose_secret()))
+    }
+
+    /// The record keys in their order, the first of which seals. `in_database` is the one that the first node made.
+    #[must_use]
+    pub fn record_keys(&self, in_database: &RecordKey) -> Vec<RecordKey> {
+        let configured = self.record_key.as_ref().and_then(|keys| values::record_keys(keys.expose_secret()).ok());
+        let keys = configured.unwrap_or_else(|| vec![None]);
+        keys.into_iter().map(|key| key.unwrap_or_else(|| in_database.clone())).collect()
     }
 }
 
@@ -181,7 +193,8 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         token_leeway: layers.value(&s::TOKEN_LEEWAY, values::whole_seconds(Duration::ZERO..=60 * SECOND))?,
         signing_algorithm,
         signing_key,
-        record_key: layers.secret(&s::RECORD_KEY, &s::RECORD_KEY_FILE, |text| values::record_key(text).map(drop))?,
+        signing_key_rotation: layers.value(&s::SIGNING_KEY_ROTATION, values::duration_or_off(SECOND..=YEARS))?,
+        record_key: layers.secret(&s::RECORD_KEY, &s::RECORD_KEY_FILE, |text| values::record_keys(text).map(drop))?,
         connect_timeout: layers.value(&s::CONNECT_TIMEOUT, values::duration(100 * MILLISECOND..=DAY / 24))?,
         // `ping` in the answer to connect is a number of seconds, and 0 would tell SDKs that there are none.
         ping_interval: layers.value(&s::PING_INTERVAL, values::whole_seconds(SECOND..=DAY / 24))?,
@@ -254,7 +267,7 @@ fn signing(layers: &Layers) -> Result<(String, Option<SecretString>), ConfigErro
     let setting = &settings::SIGNING_ALGORITHM;
     let algorithm = layers.value(setting, values::one_of(&["EdDSA", "ES256", "RS256", "HS256"]))?;
     let key = layers
-        .secret(&settings::SIGNING_KEY, &settings::SIGNING_KEY_FILE, |text| values::signing_key(text, &algorithm))?;
+        .secret(&settings::SIGNING_KEY, &settings::SIGNING_KEY_FILE, |text| values::signing_keys(text, &algorithm))?;
     if algorithm == "HS256" && key.is_none() {
         let reason = format!("HS256 needs {}, a secret of 32 bytes or more", settings::SIGNING_KEY.env);
         return Err(ConfigError::of(setting, &layers.source(setting), reason));

@@ -78,10 +78,26 @@ pub fn bearer_text(headers: &HeaderMap) -> Result<Option<&str>, CredentialError>
     Ok(found.then_some(token))
 }
 
-/// The session's secret from the cookie. What is no secret by its form counts as none.
+/// The cookie's name for clients that came this way. On https its prefix makes browsers refuse one that another host or
+/// plain http has planted, so that the other name is not even looked at there.
 #[must_use]
-pub fn session_cookie(headers: &HeaderMap) -> Option<SessionSecret> {
-    COOKIE_NAMES.iter().filter_map(|name| cookie(headers, name)).find_map(SessionSecret::parse)
+pub fn cookie_name(https: bool) -> &'static str {
+    let [https_name, http_name] = COOKIE_NAMES;
+    if https { https_name } else { http_name }
+}
+
+/// The session's secret from the cookie. A bad one, or two that differ, count as none.
+#[must_use]
+pub fn session_cookie(headers: &HeaderMap, https: bool) -> Option<SessionSecret> {
+    let name = cookie_name(https);
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut found = lines
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim());
+    let first = found.next()?;
+    found.all(|other| other == first).then(|| SessionSecret::parse(first)).flatten()
 }
 
 /// The explicit credential of a socket's handshake, `query` being the decoded query string.
@@ -119,14 +135,6 @@ fn only<'a>(
         (Some(value), None) => value.to_str().map(Some).map_err(|_| CredentialError::Unreadable),
         (Some(_), Some(_)) => Err(CredentialError::Repeated(shown)),
     }
-}
-
-fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
-    let headers = headers.get_all(header::COOKIE).into_iter();
-    let pairs = headers.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(';'));
-    pairs
-        .filter_map(|pair| pair.split_once('='))
-        .find_map(|(name, value)| (name.trim() == wanted).then(|| value.trim()))
 }
 
 #[cfg(test)]
@@ -185,15 +193,30 @@ mod tests {
     }
 
     #[test]
-    fn the_cookie_is_found_among_others_and_the_host_bound_name_goes_first() {
-        let secret = SessionSecret::random();
-        let other = SessionSecret::random();
-        let cookies =
-            format!("theme=dark; portcullis_session={}; __Host-portcullis_session={}", other.expose(), secret.expose());
-        assert_eq!(session_cookie(&headers(&[("cookie", &cookies)])), Some(secret));
-        for bad in ["portcullis_session=nonsense", "portcullis_session=", "x_portcullis_session=1", ""] {
-            assert_eq!(session_cookie(&headers(&[("cookie", bad)])), None, "{bad}");
+    fn the_cookie_is_the_one_of_the_transport() {
+        let (secret, other) = (SessionSecret::random(), SessionSecret::random());
+        let line = format!("a=b; portcullis_session={}; __Host-portcullis_session={}", secret.expose(), other.expose());
+        let headers = headers(&[("cookie", &line)]);
+        assert_eq!(session_cookie(&headers, false), Some(secret.clone()));
+        assert_eq!(session_cookie(&headers, true), Some(other));
+        // Planted by a neighbouring host, over plain http.
+        let planted = self::headers(&[("cookie", &format!("portcullis_session={}", secret.expose()))]);
+        assert_eq!(session_cookie(&planted, true), None);
+    }
+
+    #[test]
+    fn a_bad_cookie_counts_as_none() {
+        let (secret, other) = (SessionSecret::random().expose(), SessionSecret::random().expose());
+        for line in [
+            "portcullis_session=".to_owned(),
+            "portcullis_session=x".to_owned(),
+            format!("portcullis_sessio={secret}"),
+            format!("portcullis_session={secret}; portcullis_session={other}"),
+        ] {
+            assert_eq!(session_cookie(&headers(&[("cookie", &line)]), false), None, "{line}");
         }
+        let twice = format!("portcullis_session={secret}; portcullis_session={secret}");
+        assert!(session_cookie(&headers(&[("cookie", &twice)]), false).is_some());
     }
 
     #[test]
@@ -234,7 +257,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 let mut map = HeaderMap::new();
                 map.insert(name, value);
-                let _ = (explicit(&map, &[]), session_cookie(&map));
+                let _ = (explicit(&map, &[]), session_cookie(&map, false));
             }
         }
     }

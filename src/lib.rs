@@ -24,6 +24,7 @@ pub mod password;
 pub mod problem;
 
 pub mod auth;
+pub mod keyring;
 pub mod revocation;
 
 pub mod cache;

@@ -1,13 +1,15 @@
 //! The `portcullis` binary: reads the command line and runs until told to stop.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use portcullis::app::{self, App};
 use portcullis::cli::{self, Command};
 use portcullis::config::Config;
+use portcullis::keyring::Keyring;
 use portcullis::store::Store;
 use portcullis::telemetry;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         Command::Serve => serve(config).await,
         Command::Migrate => migrate(config).await,
         Command::Keygen(arguments) => cli::keygen::run(&arguments),
+        Command::Key(arguments) => cli::key::run(&arguments, &config).await,
         Command::Stats(arguments) => cli::stats::run(&arguments, &config).await,
         Command::Doctor(arguments) => cli::doctor::run(&arguments, config).await,
     }
@@ -44,8 +47,9 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         tracing::warn!("PORTCULLIS_THROTTLING is off: nothing limits guesses and floods");
     }
     // Before the start, so that a signal during it is not lost.
-    let stop = stop_on_signals()?;
+    let (stop, hangup) = (stop_on_signals()?, signal(SignalKind::hangup())?);
     let app = App::start(config).await?;
+    tokio::spawn(read_keys_again(app.keyring().clone(), hangup));
     let (listener, address) = app.listen().await?;
     tracing::info!(%address, "listening");
     eprintln!("Portcullis {} is open: http://{address}/", env!("CARGO_PKG_VERSION"));
@@ -61,6 +65,20 @@ async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
     println!("{}: {applied} migrations applied", store.kind());
     store.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// SIGHUP: keys are read again from where the settings say, files included. All other settings stay as they are.
+async fn read_keys_again(keyring: Arc<Keyring>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        let outcome = match cli::parse() {
+            Ok((_, config)) => keyring.reload(&config).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = outcome {
+            let error = format!("{error:#}");
+            tracing::error!(error, "failed to read the keys again; mend it and send SIGHUP once more");
+        }
+    }
 }
 
 /// The first SIGTERM or SIGINT drains, the second cuts.

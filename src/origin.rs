@@ -44,6 +44,17 @@ impl AllowedOrigins {
         }
     }
 
+    /// The same for a call whose answer sets the cookie and that brings its own credential: a login. Programs send none
+    /// of these headers and hold no cookies of other people; a browser on a foreign page could be logged in as somebody
+    /// else (login CSRF).
+    #[must_use]
+    pub fn allows_cookie_setting(&self, headers: &HeaderMap) -> bool {
+        if headers.contains_key(header::ORIGIN) {
+            return self.allows(headers);
+        }
+        site(headers).is_none_or(Site::is_ours)
+    }
+
     /// The same for a call that changes nothing and whose answer no other page can read: forward-auth. A browser may
     /// follow a link from anywhere, and clients that send none of these headers are no victims of a foreign page.
     #[must_use]
@@ -232,6 +243,22 @@ mod tests {
             vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
         ] {
             assert!(!allowed.allows_cookie_call(&headers(&foreign)), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_login_may_come_from_a_program_but_from_no_foreign_page() {
+        let allowed = AllowedOrigins::new(&["https://app.example".into()]);
+        for own in [vec![], vec![("origin", "https://app.example")], vec![("sec-fetch-site", "same-origin")]] {
+            assert!(allowed.allows_cookie_setting(&headers(&own)), "{own:?}");
+        }
+        for foreign in [
+            vec![("origin", "https://evil.example")],
+            vec![("origin", "null")],
+            vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+            vec![("sec-fetch-site", "same-site"), ("x-requested-with", "fetch")],
+        ] {
+            assert!(!allowed.allows_cookie_setting(&headers(&foreign)), "{foreign:?}");
         }
     }
 

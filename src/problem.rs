@@ -42,7 +42,7 @@ impl Problem {
     /// 403, the cookie was good but the call may come from a page of somebody else (CSRF).
     #[must_use]
     pub fn csrf() -> Self {
-        let detail = "A call that only a cookie authorises must come from an allowed page: by Origin, Sec-Fetch-Site, or the header X-Requested-With.";
+        let detail = "A call that a cookie alone authorises, or that sets the cookie, must come from an allowed page: by Origin, Sec-Fetch-Site, or the header X-Requested-With.";
         Self::new(StatusCode::FORBIDDEN, "csrf", detail)
     }
 

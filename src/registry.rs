@@ -144,7 +144,7 @@ impl Registry {
                 self.close_where(*user_id, closing(Close::STATE_INVALIDATED), |subject| subject.jti == Some(*jti))
             }
             Scope::KeyRemoved { kid } => {
-                let closing = closing(Close::INVALID_TOKEN);
+                let closing = closing(Close::STATE_INVALIDATED);
                 let signed = |subject: &mut Subject| subject.kid.as_deref() == Some(kid);
                 self.tell(self.all(), |link| link.close_if(closing, signed))
             }

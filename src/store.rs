@@ -288,9 +288,15 @@ impl Store {
         ask!(self, keys())
     }
 
-    /// Voids every token that the key signed. Nothing is logged when it is unknown or revoked already.
-    pub async fn revoke_key(&self, kid: &str) -> StoreResult<Revoked> {
-        ask!(self, revoke_key(kid))
+    /// Voids every token that the key signed; the nodes confirm it. Nothing is logged when it is revoked already, or
+    /// unknown; with `unregistered` an unknown one is revoked too (a shared secret is known to its holders alone).
+    pub async fn revoke_key(&self, kid: &str, unregistered: bool) -> StoreResult<Revoked> {
+        ask!(self, revoke_key(kid, unregistered))
+    }
+
+    /// Asks all nodes that sign with keys of their own to take their next ones. How many keys are concerned.
+    pub async fn outdate_keys(&self) -> StoreResult<u64> {
+        ask!(self, outdate_keys())
     }
 
     /// Says that this node lives and which key it signs with.

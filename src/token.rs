@@ -1,9 +1,11 @@
 //! Access tokens: JWTs after RFC 9068, checked as RFC 8725 asks. Signature and claims only; no I/O, no clock.
 //!
 //! The header is read strictly by ourselves, because a general JWT library accepts what we must refuse (an unknown
-//! `crit`, another `typ`). Keys come from [`keys::KeySet`] alone: `jwk`, `jku` and `x5u` of a header are never looked at.
+//! `crit`, another `typ`). Keys come from [`key_set::KeySet`] alone: `jwk`, `jku` and `x5u` of a header are never looked at.
 
+pub mod key_set;
 pub mod keys;
+pub mod signer;
 
 use std::sync::Arc;
 
@@ -14,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Jti, Sid, UserId};
 use crate::secret::AccessToken;
-use keys::{KeySet, SigningKey, VerifyingKey};
+use key_set::KeySet;
+use keys::{SigningKey, VerifyingKey};
 
 /// Longest token that is looked at, in bytes. Ours have about 600.
 const MAX_TOKEN_BYTES: usize = 4096;

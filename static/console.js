@@ -37,19 +37,20 @@ let departure = null;
 // Arriving and leaving
 
 async function arrive() {
-  const sessionId = gateway.storedSessionId();
-  if (!sessionId) return showLogin(null);
+  const session = gateway.storedSession();
+  if (session === null) return showLogin(null);
   show('waiting');
   const mine = ++arrival;
   for (let attempt = 0; mine === arrival; attempt += 1) {
     try {
-      const answer = await gateway.restore(sessionId);
+      const answer = await gateway.restore(session);
       showTrouble('session', null);
       return enter(answer);
     } catch (failure) {
       if (failure instanceof gateway.SessionEnded) {
         showTrouble('session', null);
-        return showLogin(SESSION_OVER);
+        // Without a trace of an earlier visit nothing has ended.
+        return showLogin(session ? SESSION_OVER : null);
       }
       await retryLater(failure, attempt);
     }
@@ -179,7 +180,7 @@ function inWords(failure) {
 /** What any call made for the hall may end in; whatever is left is for the caller's own line. */
 function explain(failure, id) {
   if (failure instanceof gateway.SessionEnded) {
-    if (gateway.heldSessionId() && !departure) leave(SESSION_OVER);
+    if (gateway.heldSession() && !departure) leave(SESSION_OVER);
     return;
   }
   say(id, inWords(failure));
@@ -188,10 +189,10 @@ function explain(failure, id) {
 // What moves by itself
 
 async function refreshDevices() {
-  if (!gateway.heldSessionId() || departure) return;
+  if (!gateway.heldSession() || departure) return;
   try {
     const { sessions } = await gateway.listSessions();
-    if (!gateway.heldSessionId()) return;
+    if (!gateway.heldSession()) return;
     showDevices(sessions, endDevice);
     say('devices-error', '');
     showTrouble('devices', null);
@@ -211,7 +212,7 @@ async function refreshHealth() {
 }
 
 function stillIn(failure) {
-  const loggedIn = gateway.heldSessionId() ? ' You stay logged in.' : '';
+  const loggedIn = gateway.heldSession() ? ' You stay logged in.' : '';
   return `${failure.message}${loggedIn} This page keeps trying.`;
 }
 
@@ -321,8 +322,8 @@ find('hide-heartbeats').addEventListener('change', ({ target }) => {
 
 // Another tab of this browser logged in: this one is that session too.
 addEventListener('storage', ({ key, newValue }) => {
-  if (key !== 'session_id' || !newValue || newValue === gateway.heldSessionId()) return;
-  if (gateway.heldSessionId()) location.reload();
+  if (key !== gateway.STORAGE_KEY || !newValue || newValue === gateway.heldSession()) return;
+  if (gateway.heldSession()) location.reload();
   else arrive();
 });
 

@@ -25,11 +25,21 @@ export class Unreachable extends Error {
 /** The session is over; only a 401 of validate-session may say so. */
 export class SessionEnded extends Error {}
 
-/** What this page holds: `{sessionId, accessToken, renewal}`, or null. */
+/**
+ * In cookie mode the session's secret is in a cookie that no script can read. What tabs tell each other then is the
+ * session's public handle, and nothing that opens a session is kept where a script could find it.
+ */
+const COOKIES = document.querySelector('meta[name="portcullis-cookies"]')?.content === 'on';
+
+/** Under which name the browser keeps the session this page stands on: its secret, or in cookie mode its handle. */
+export const STORAGE_KEY = COOKIES ? 'session_handle' : 'session_id';
+
+/** What this page holds: `{session, accessToken, renewal}`, `session` being what is stored; or null. */
 let held = null;
 
-export const heldSessionId = () => held?.sessionId;
-export const storedSessionId = () => localStorage.getItem('session_id');
+export const heldSession = () => held?.session;
+/** What an earlier visit has left. In cookie mode the cookie may outlive it: then there is something to try, too. */
+export const storedSession = () => localStorage.getItem(STORAGE_KEY) ?? (COOKIES ? '' : null);
 
 export async function login(email, password) {
   return hold(await call('POST', `${AUTH}/login`, { email, password, device_name: deviceName() }));
@@ -44,13 +54,13 @@ export async function signup(email, password, fullName) {
 }
 
 /** Turns a session id kept from an earlier visit into a login, without a password. */
-export async function restore(sessionId) {
+export async function restore(session) {
   try {
-    return hold(await validate(sessionId));
+    return hold(await validate(session));
   } catch (failure) {
-    // A value that is no session id at all gets a 400 or 422: just as useless.
+    // A value that is no session id at all, or no cookie, gets a 400 or 422: just as useless.
     if (!(failure instanceof Refused) || ![400, 401, 422].includes(failure.status)) throw failure;
-    if (storedSessionId() === sessionId) clearStorage();
+    if (storedSession() === session) clearStorage();
     throw new SessionEnded(failure.message);
   }
 }
@@ -65,7 +75,7 @@ export async function renew() {
 
 async function renewOnce(session) {
   try {
-    const answer = await validate(session.sessionId);
+    const answer = await validate(session.session);
     // Logged out while we waited: what came back must not bring the login back.
     if (held !== session) throw new SessionEnded('logged out');
     return hold(answer);
@@ -77,7 +87,7 @@ async function renewOnce(session) {
 
 /** Drops the session held. Another tab may have logged in anew: its storage is left alone. */
 export function forget() {
-  if (held && storedSessionId() === held.sessionId) clearStorage();
+  if (held && storedSession() === held.session) clearStorage();
   held = null;
 }
 
@@ -100,20 +110,27 @@ export async function health() {
   return document;
 }
 
-function validate(sessionId) {
-  return call('POST', `${AUTH}/validate-session`, { session_id: sessionId });
+function validate(session) {
+  return call('POST', `${AUTH}/validate-session`, COOKIES ? undefined : { session_id: session });
 }
 
 function hold(answer) {
-  held = { sessionId: answer.session_id, accessToken: answer.access_token, renewal: null };
-  localStorage.setItem('session_id', held.sessionId);
-  localStorage.setItem('access_token', held.accessToken);
+  const session = COOKIES ? handle(answer.access_token) : answer.session_id;
+  held = { session, accessToken: answer.access_token, renewal: null };
+  localStorage.setItem(STORAGE_KEY, session);
+  if (!COOKIES) localStorage.setItem('access_token', held.accessToken);
   return answer;
+}
+
+/** The `sid` of a token: names the session, opens nothing. */
+function handle(token) {
+  const [, payload] = token.split('.');
+  return parse(atob(payload.replaceAll('-', '+').replaceAll('_', '/'))).sid;
 }
 
 function clearStorage() {
   localStorage.removeItem('access_token');
-  localStorage.removeItem('session_id');
+  localStorage.removeItem(STORAGE_KEY);
 }
 
 /** A 401 here usually means that the short-lived token ran out: renew it once and ask again. */

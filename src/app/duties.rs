@@ -20,9 +20,6 @@ use crate::store::{Retention, Store};
 /// How often a node tells the database that it lives.
 const SIGN_IN_EVERY: Duration = Duration::from_secs(2);
 
-/// How often a node makes sure that its key is registered.
-const REGISTER_EVERY: Duration = Duration::from_secs(60);
-
 /// How often what is past its time is removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -140,24 +137,21 @@ impl App {
         let (last_seen, store, cache) = (self.last_seen.clone(), self.store.clone(), self.cache.clone());
         self.duties.start("last uses", async move { last_seen.write(&store, &cache).await });
 
-        let (store, node, key, bus) = (self.store.clone(), self.node, self.public_key.clone(), self.bus.clone());
+        let (store, node, bus) = (self.store.clone(), self.node, self.bus.clone());
+        let signer = self.keyring.signer().clone();
         self.duties.start("sign-in", async move {
-            let mut registered_at = BootInstant::now();
             loop {
                 forget_dead_peers(&store, bus.as_deref()).await;
-                if let Err(error) = store.beat(node, key.as_ref().map(|key| &*key.kid)).await {
+                let public = signer.current().and_then(|(key, _)| key.public());
+                if let Err(error) = store.beat(node, public.as_ref().map(|key| &*key.kid)).await {
                     tracing::debug!(%error, "failed to say that this node lives");
-                }
-                // The key of a node that was away for long has been swept meanwhile.
-                if let Some(key) = &key
-                    && BootInstant::now().since(registered_at) > REGISTER_EVERY
-                    && store.register_key(key).await.is_ok()
-                {
-                    registered_at = BootInstant::now();
                 }
                 tokio::time::sleep(SIGN_IN_EVERY).await;
             }
         });
+
+        let keyring = self.keyring.clone();
+        self.duties.start("keys", async move { keyring.keep().await });
 
         let retention = Retention {
             sessions: KEEP_SESSIONS,

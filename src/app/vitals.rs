@@ -18,7 +18,7 @@ use crate::ids::NodeId;
 use crate::registry::Registry;
 use crate::store::Store;
 use crate::telemetry::Exporter;
-use crate::token::keys::KeySet;
+use crate::token::key_set::KeySet;
 
 /// A report this young is shown again: anybody may ask, and the stores must not feel it.
 const REPORT_FOR: Duration = Duration::from_millis(500);

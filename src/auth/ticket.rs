@@ -92,7 +92,7 @@ impl Auth {
             return None;
         }
         let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let plain = self.parts.sealer.open(Purpose::Ticket, NAME, &sealed)?;
-        serde_json::from_slice(&plain).ok()
+        let opened = self.parts.sealer.open(Purpose::Ticket, NAME, &sealed)?;
+        serde_json::from_slice(&opened.plain).ok()
     }
 }

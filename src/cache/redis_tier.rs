@@ -53,7 +53,14 @@ pub struct RedisTier {
 struct Fill {
     name: String,
     sealed: Vec<u8>,
-    ttl: Duration,
+    life: Life,
+}
+
+/// How long a record stays.
+enum Life {
+    For(Duration),
+    /// As long as the record whose place it takes, if that is still there: the same one, sealed with an older key.
+    AsBefore,
 }
 
 impl RedisTier {
@@ -166,14 +173,24 @@ impl RedisTier {
     fn fill<T: Serialize>(&self, name: String, value: &T, ttl: Duration) {
         let Ok(plain) = serde_json::to_vec(value) else { return };
         let Ok(sealed) = self.sealer.seal(Purpose::Record, name.as_bytes(), plain) else { return };
-        // A full queue is an answer, not a wait.
-        let _ = self.fills.try_send(Fill { name, sealed, ttl });
+        self.queue(Fill { name, sealed, life: Life::For(ttl) });
     }
 
-    /// What does not open was written with another key, moved or damaged: as good as absent.
+    fn queue(&self, fill: Fill) {
+        // A full queue is an answer, not a wait.
+        let _ = self.fills.try_send(fill);
+    }
+
+    /// What does not open was written with an unknown key, moved or damaged: as good as absent.
     fn open<T: DeserializeOwned>(&self, name: &str, sealed: Option<&[u8]>) -> Option<T> {
-        let plain = self.sealer.open(Purpose::Record, name.as_bytes(), sealed?)?;
-        serde_json::from_slice(&plain).ok()
+        let opened = self.sealer.open(Purpose::Record, name.as_bytes(), sealed?)?;
+        let value = serde_json::from_slice(&opened.plain).ok()?;
+        if opened.outdated
+            && let Ok(sealed) = self.sealer.seal(Purpose::Record, name.as_bytes(), opened.plain)
+        {
+            self.queue(Fill { name: name.to_owned(), sealed, life: Life::AsBefore });
+        }
+        Some(value)
     }
 
     fn session_name(&self, sid: Sid, user_id: UserId) -> String {
@@ -199,8 +216,12 @@ async fn write_fills(link: Arc<RedisLink>, mut queue: mpsc::Receiver<Fill>) {
     let mut fills = Vec::with_capacity(WRITE_BATCH);
     while queue.recv_many(&mut fills, WRITE_BATCH).await > 0 {
         let mut pipeline = redis::pipe();
-        for fill in fills.drain(..) {
-            pipeline.pset_ex(fill.name, fill.sealed, fill.ttl.as_millis().max(1) as u64).ignore();
+        for Fill { name, sealed, life } in fills.drain(..) {
+            match life {
+                Life::For(ttl) => pipeline.pset_ex(name, sealed, ttl.as_millis().max(1) as u64),
+                Life::AsBefore => pipeline.cmd("SET").arg(name).arg(sealed).arg("XX").arg("KEEPTTL"),
+            };
+            pipeline.ignore();
         }
         let _ = link.run::<()>(&pipeline).await;
     }

@@ -195,8 +195,8 @@ impl Patient {
         store: &Store,
         redis: Option<(Arc<RedisLink>, DeploymentId)>,
     ) -> anyhow::Result<(Self, String)> {
-        let record_key = config.decoded_record_key().unwrap_or(store.deployment().await?.record_key);
-        let sealer = Arc::new(Sealer::new(&record_key)?);
+        let in_database = store.deployment().await?.record_key;
+        let sealer = Arc::new(Sealer::new(&in_database, &config.record_keys(&in_database))?);
         let secret = SessionSecret::random();
         let user = NewUser {
             email: format!("doctor-{}@portcullis.invalid", Uuid::new_v4().simple()),

@@ -138,13 +138,15 @@ settings! {
     SIGNING_ALGORITHM = "PORTCULLIS_SIGNING_ALGORITHM" "NAME", Keys, Value("EdDSA"),
         "EdDSA, ES256, RS256, or HS256 (which needs a signing key of 32 bytes or more)";
     SIGNING_KEY = "PORTCULLIS_SIGNING_KEY" "KEY", Keys, Unset("each node makes its own in DATA_DIR"),
-        "One signing key for all nodes: PKCS#8 PEM (\\n may stand for a line's end), or the HS256 secret";
+        "One signing key for all nodes: PKCS#8 PEM (\\n may stand for a line's end), or the HS256 secret; of several PEM blocks or lines the first signs and all are good";
     SIGNING_KEY_FILE = "PORTCULLIS_SIGNING_KEY_FILE" "FILE", Keys, Unset("none"),
-        "A file that holds the signing key";
+        "A file that holds the signing key; SIGHUP reads it again";
+    SIGNING_KEY_ROTATION = "PORTCULLIS_SIGNING_KEY_ROTATION" "DURATION|off", Keys, Value("30d"),
+        "After how long a node goes over to its next key, of those it makes itself";
     RECORD_KEY = "PORTCULLIS_RECORD_KEY" "KEY", Keys, Unset("made by the first node, kept in the database"),
-        "The key that encrypts records in Redis: 32 bytes as base64 or hex, the same on every node";
+        "The key that encrypts records in Redis: 32 bytes as base64 or hex, the same on every node; of several between commas the first seals and all open (the word database is the one made by the first node)";
     RECORD_KEY_FILE = "PORTCULLIS_RECORD_KEY_FILE" "FILE", Keys, Unset("none"),
-        "A file that holds the record key";
+        "A file that holds the record key; SIGHUP reads it again";
 
     CONNECT_TIMEOUT = "PORTCULLIS_CONNECT_TIMEOUT" "DURATION", Sockets, Value("15s"),
         "A socket without a credential must have sent a good connect by then";

@@ -65,6 +65,17 @@ pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Parsed<Dura
     }
 }
 
+/// The same, or `off`.
+pub fn duration_or_off(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Parsed<Option<Duration>> {
+    let parse = duration(range);
+    move |text| {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(None);
+        }
+        parse(text).map(Some).map_err(|reason| format!("{reason}, nor off"))
+    }
+}
+
 /// The same in whole seconds, for what the protocol counts in seconds.
 pub fn whole_seconds(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Parsed<Duration> {
     let parse = duration(range);
@@ -194,6 +205,15 @@ fn secret_url(text: &str, example: &str) -> Parsed<Url> {
     Url::parse(text).map_err(|_| ENCODE.into())
 }
 
+/// In a list of record keys: the one that the first node made.
+const IN_DATABASE: &str = "database";
+
+/// One or more record keys between commas or spaces, `None` for the word `database`.
+pub fn record_keys(text: &str) -> Parsed<Vec<Option<RecordKey>>> {
+    let keys = text.split([',', ' ', '\n', '\r', '\t']).filter(|key| !key.is_empty());
+    keys.map(|key| if key == IN_DATABASE { Ok(None) } else { record_key(key).map(Some) }).collect()
+}
+
 /// The 32 bytes of a record key written as base64 (any alphabet, padded or not) or hex.
 pub fn record_key(text: &str) -> Parsed<RecordKey> {
     let text = text.trim();
@@ -213,6 +233,28 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     }
     let pair = |at: usize| text.get(at..at + 2).filter(|p| p.bytes().all(|b| b.is_ascii_hexdigit()));
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(pair(at)?, 16).ok()).collect()
+}
+
+/// The single keys in a list of them: PEM blocks, or else lines.
+pub fn key_texts(text: &str) -> Vec<&str> {
+    const BEGIN: &str = "-----BEGIN";
+    let starts: Vec<_> = text.match_indices(BEGIN).map(|(at, _)| at).collect();
+    if starts.is_empty() {
+        return text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    }
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    starts.iter().zip(ends).filter_map(|(&start, end)| text.get(start..end)).map(str::trim).collect()
+}
+
+/// One or more signing keys for `algorithm`.
+pub fn signing_keys(text: &str, algorithm: &str) -> Parsed<()> {
+    let keys = key_texts(text);
+    match keys.as_slice() {
+        [one] => signing_key(one, algorithm),
+        _ => keys.iter().zip(1..).try_for_each(|(key, number)| {
+            signing_key(key, algorithm).map_err(|reason| format!("(key {number}) {reason}"))
+        }),
+    }
 }
 
 /// A signing key for `algorithm`. Here only what an operator gets wrong by hand: the token module reads the key itself.

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -20,6 +20,9 @@ const AUTH_PREFIX: &str = "/api/v1/auth";
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES: usize = 128;
 
+/// Bytes of a path's segment that is not logged. A UUID without its hyphens has 32.
+const LONG_SEGMENT: usize = 24;
+
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// The outermost layer of everything but `verify`, which does the same by hand.
@@ -30,13 +33,23 @@ pub(super) async fn edge(request: Request, next: Next) -> Response {
         "request",
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
-        // Without the query: it may hold what must not be logged.
-        path = request.uri().path(),
+        path = %loggable_path(&request),
     );
     let mut response = guarded(async { next.run(request).await }).instrument(span.clone()).await;
     span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));
     mark(&mut response, id, under_auth);
     response
+}
+
+/// The route, without what stands in its parameters or in the query: somebody may have put a secret there. What meets no
+/// route is shown, but for segments as long as a secret.
+fn loggable_path(request: &Request) -> String {
+    if let Some(route) = request.extensions().get::<MatchedPath>() {
+        return route.as_str().to_owned();
+    }
+    let segments =
+        request.uri().path().split('/').map(|segment| if segment.len() < LONG_SEGMENT { segment } else { "…" });
+    segments.collect::<Vec<_>>().join("/")
 }
 
 /// Runs a handler; its panic costs this one request. (The panic hook has logged what and where.)
@@ -93,6 +106,13 @@ mod tests {
         assert_eq!(id_for("two words").len(), 32);
         assert_eq!(id_for("").len(), 32);
         assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_path_is_logged_without_what_may_be_a_secret() {
+        let path = |uri: &'static str| loggable_path(&Request::builder().uri(uri).body(Default::default()).unwrap());
+        assert_eq!(path("/api/v2/login?password=x"), "/api/v2/login");
+        assert_eq!(path("/x/c561848a-b2bb-43a6-bf7b-2e8087353ec0/y"), "/x/…/y");
     }
 
     #[tokio::test]

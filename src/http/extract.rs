@@ -7,13 +7,12 @@ use axum::extract::{ConnectInfo, FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
-use super::cookies;
 use super::state::Shared;
 use crate::auth::{AuthError, Denied, Principal};
 use crate::client_address::{came_over_https, client_address};
 use crate::credentials::{self, CredentialError};
 use crate::problem::Problem;
-use crate::secret::{AccessToken, SessionSecret};
+use crate::secret::AccessToken;
 
 /// The bearer token of a request, if it shows one.
 ///
@@ -25,19 +24,6 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<AccessToken>, Problem
         CredentialError::Unreadable => AuthError::Denied(Denied::Forged).into(),
         other => other.into(),
     })
-}
-
-/// Reads the session cookie. A bad one, or two that differ, count as none.
-pub(super) fn session_cookie(headers: &HeaderMap, https: bool) -> Option<SessionSecret> {
-    let name = cookies::name(https);
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut found = lines
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.split_once('='))
-        .filter(|(key, _)| key.trim() == name)
-        .map(|(_, value)| value.trim());
-    let first = found.next()?;
-    found.all(|other| other == first).then(|| SessionSecret::parse(first)).flatten()
 }
 
 /// What the route's parameter says; `None` when it is no UTF-8, for which axum would answer in plain text.
@@ -120,30 +106,5 @@ mod tests {
         let twice = headers(&[("authorization", b"Bearer a"), ("authorization", b"Bearer a")]);
         assert_eq!(bearer(&twice).unwrap_err().status(), 400);
         assert!(bearer(&headers(&[("authorization", b"Basic YTpi")])).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_cookie_is_the_one_of_the_transport() {
-        let (secret, other) = (SessionSecret::random(), SessionSecret::random());
-        let line = format!("a=b; portcullis_session={}; __Host-portcullis_session={}", secret.expose(), other.expose());
-        let headers = headers(&[("cookie", line.as_bytes())]);
-        assert_eq!(session_cookie(&headers, false), Some(secret));
-        assert_eq!(session_cookie(&headers, true), Some(other));
-    }
-
-    #[test]
-    fn a_bad_cookie_counts_as_none() {
-        let secret = SessionSecret::random().expose();
-        let other = SessionSecret::random().expose();
-        for line in [
-            "portcullis_session=".to_owned(),
-            "portcullis_session=x".to_owned(),
-            format!("portcullis_sessio={secret}"),
-            format!("portcullis_session={secret}; portcullis_session={other}"),
-        ] {
-            assert_eq!(session_cookie(&headers(&[("cookie", line.as_bytes())]), false), None, "{line}");
-        }
-        let twice = format!("portcullis_session={secret}; portcullis_session={secret}");
-        assert!(session_cookie(&headers(&[("cookie", twice.as_bytes())]), false).is_some());
     }
 }

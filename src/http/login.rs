@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{Json, JsonOrForm, OptionalJson, form_field, missing_field};
 use super::cookies;
-use super::extract::{Client, session_cookie};
+use super::extract::Client;
 use super::state::{Gateway, Shared, count_login};
 use crate::accounts::{AccountError, Email, LoggedIn, LoginDevice, Signup, new_password};
 use crate::auth::AuthError;
+use crate::credentials::session_cookie;
 use crate::problem::Problem;
 use crate::secret::{Password, SessionSecret};
 use crate::store::User;
@@ -107,6 +108,7 @@ impl LoginAnswer {
 
 /// Make an account and log it in.
 ///
+/// In cookie mode this and login end the session of a cookie that comes along.
 /// With enumeration defence on, the answer is 202 and an empty object, for new and taken addresses alike: log in then.
 #[utoipa::path(
     post, path = "/api/v1/auth/signup", tag = "sessions", request_body = SignupRequest,
@@ -120,8 +122,10 @@ impl LoginAnswer {
 pub(super) async fn signup(
     State(gateway): State<Shared>,
     client: Client,
+    headers: HeaderMap,
     Json(body): Json<SignupRequest>,
 ) -> Result<Response, Problem> {
+    cookies::may_be_set(&gateway, &headers)?;
     gateway.limits.signup(client.ip)?;
     let email = Email::parse(&body.email)?;
     let password = new_password("password", body.password)?;
@@ -129,6 +133,7 @@ pub(super) async fn signup(
     match gateway.accounts.sign_up(signup, device(&client, body.device_name)).await? {
         Some(login) => {
             tracing::info!(user = %login.user.id, sid = %login.session.sid, ip = %client.ip, "signed up");
+            cookies::end_previous(&gateway, &client, &headers).await;
             Ok(greet(&gateway, &client, &login, StatusCode::CREATED))
         }
         None => Ok((StatusCode::ACCEPTED, axum::Json(serde_json::json!({}))).into_response()),
@@ -145,15 +150,17 @@ pub(super) async fn signup(
     responses(
         (status = 200, description = "In", body = LoginAnswer),
         (status = 401, description = "`invalid_credentials`"),
-        (status = 403, description = "`account_disabled`"),
+        (status = 403, description = "`account_disabled`; in cookie mode `csrf`: a page that is not allowed"),
         (status = 429, description = "Too many wrong guesses"),
     )
 )]
 pub(super) async fn login(
     State(gateway): State<Shared>,
     client: Client,
+    headers: HeaderMap,
     body: JsonOrForm<LoginRequest>,
 ) -> Result<Response, Problem> {
+    cookies::may_be_set(&gateway, &headers)?;
     let request = LoginRequest::of(body)?;
     let email = Email::parse(&request.email)?;
     let throttled = |problem| {
@@ -169,7 +176,9 @@ pub(super) async fn login(
         guess.give_back();
     }
     count(&outcome, &client);
-    Ok(greet(&gateway, &client, &outcome?, StatusCode::OK))
+    let login = outcome?;
+    cookies::end_previous(&gateway, &client, &headers).await;
+    Ok(greet(&gateway, &client, &login, StatusCode::OK))
 }
 
 /// A new access token for a session.
@@ -191,7 +200,10 @@ pub(super) async fn validate_session(
 ) -> Result<Response, Problem> {
     gateway.limits.validation(client.ip)?;
     let secret = match body {
-        Some(body) => SessionSecret::parse(&body.session_id),
+        Some(body) => {
+            cookies::may_be_set(&gateway, &headers)?;
+            SessionSecret::parse(&body.session_id)
+        }
         None => Some(cookie_alone(&gateway, &client, &headers)?),
     };
     let login = match secret {

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::body::OptionalJson;
 use super::cookies;
-use super::extract::{Caller, Client, PathText, bearer, missing, session_cookie};
+use super::extract::{Caller, Client, PathText, bearer, missing};
 use super::state::{Gateway, Shared};
 use crate::accounts::{DeviceEntry, LoggedOutEverywhere};
 use crate::auth::AuthError;
+use crate::credentials::session_cookie;
 use crate::ids::Sid;
 use crate::problem::Problem;
 use crate::secret::{AccessToken, SessionSecret};

@@ -1,10 +1,12 @@
 //! The console page and its files, embedded in the binary.
 
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
 use super::extract::PathText;
+use super::state::Shared;
 use crate::problem::Problem;
 
 /// Nothing from elsewhere, no inline script, nobody's frame.
@@ -14,9 +16,27 @@ const CONSOLE_POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; i
 #[folder = "static/"]
 struct Files;
 
+/// How the page learns that the session is in a cookie, and that no script needs to keep it.
+const COOKIES_OFF: &str = r#"<meta name="portcullis-cookies" content="off">"#;
+const COOKIES_ON: &str = r#"<meta name="portcullis-cookies" content="on">"#;
+
 /// `GET /`
-pub(super) async fn console(headers: HeaderMap) -> Response {
-    guarded(file("index.html", &headers), CONSOLE_POLICY)
+pub(super) async fn console(State(gateway): State<Shared>, headers: HeaderMap) -> Response {
+    guarded(console_page(gateway.config.cookies, &headers), CONSOLE_POLICY)
+}
+
+fn console_page(cookies: bool, headers: &HeaderMap) -> Response {
+    if !cookies {
+        return file("index.html", headers);
+    }
+    let page =
+        Files::get("index.html").map(|file| String::from_utf8_lossy(&file.data).replace(COOKIES_OFF, COOKIES_ON));
+    // Made anew each time, so that no browser takes the page of the other mode for this one.
+    let headers = [(header::CONTENT_TYPE, content_type("index.html")), (header::CACHE_CONTROL, "no-store".to_owned())];
+    page.map_or_else(
+        || Problem::not_found("There is no such file.").into_response(),
+        |page| (headers, page).into_response(),
+    )
 }
 
 /// `GET /static/{path}`
@@ -78,13 +98,20 @@ mod tests {
 
     #[tokio::test]
     async fn the_console_keeps_to_itself_and_is_asked_for_again() {
-        let page = console(HeaderMap::new()).await;
+        let page = guarded(console_page(false, &HeaderMap::new()), CONSOLE_POLICY);
         assert_eq!(page.status(), 200);
         assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
         assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("frame-ancestors 'none'"));
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_NONE_MATCH, page.headers()["etag"].clone());
-        assert_eq!(console(headers).await.status(), 304);
+        assert_eq!(console_page(false, &headers).status(), 304);
+        assert_eq!(console_page(true, &headers).status(), 200, "in cookie mode it is another page");
+    }
+
+    #[tokio::test]
+    async fn the_console_is_told_of_cookie_mode() {
+        let page = axum::body::to_bytes(console_page(true, &HeaderMap::new()).into_body(), 1 << 20).await.unwrap();
+        assert!(String::from_utf8_lossy(&page).contains(COOKIES_ON));
     }
 
     #[tokio::test]

@@ -12,9 +12,10 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
 use super::edge;
-use super::extract::{Client, bearer, missing, session_cookie};
+use super::extract::{Client, bearer, missing};
 use super::state::{Gateway, Shared};
 use crate::auth::{AuthError, Principal};
+use crate::credentials::session_cookie;
 use crate::problem::Problem;
 
 const USER_ID: HeaderName = HeaderName::from_static("x-auth-user-id");

@@ -13,7 +13,8 @@ use crate::ids::{NodeId, UserId};
 use crate::metrics;
 use crate::registry::Registry;
 use crate::store::Store;
-use crate::token::keys::{KeySet, VerifyingKey};
+use crate::token::key_set::KeySet;
+use crate::token::keys::VerifyingKey;
 
 /// Entries remembered as applied. An entry that comes again after longer is applied again, which changes nothing.
 const REMEMBERED: usize = 1 << 16;

@@ -9,7 +9,7 @@ use super::apply::Applier;
 use crate::bus::Bus;
 use crate::clock::DatabaseClock;
 use crate::metrics;
-use crate::store::{LogRead, LogReader, StoreResult};
+use crate::store::{LogRead, LogReader, RegisteredKey, StoreResult};
 use crate::token::keys::VerifyingKey;
 
 /// From the start of one read to the start of the next.
@@ -94,14 +94,16 @@ async fn start_over(applier: &Applier, read: &LogRead) -> StoreResult<()> {
         applier.apply(entries);
         tokio::task::yield_now().await;
     }
-    let good: Vec<_> = keys.iter().filter(|key| !key.revoked).collect();
-    parts.keys.retain_registered(|kid| good.iter().any(|key| key.key.kid == kid));
-    for registered in good {
-        match VerifyingKey::from_public(&registered.key) {
-            Ok(key) => parts.keys.add(key),
-            Err(error) => tracing::warn!(kid = registered.key.kid, %error, "ignored a signing key"),
+    let (revoked, good): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.revoked);
+    let read = |registered: &&RegisteredKey| match VerifyingKey::from_public(&registered.key) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            tracing::warn!(kid = registered.key.kid, %error, "ignored a signing key");
+            None
         }
-    }
+    };
+    let good = good.iter().filter_map(read).collect();
+    parts.keys.start_over(good, revoked.iter().map(|registered| &*registered.key.kid));
     parts.registry.rejudge_all();
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use super::limits::too_many_handshakes;
 use super::wire::{Limits, Wire};
 use super::{Begun, SocketState, head, measure};
 use crate::auth::{AuthError, OpenTicket, Principal, Recheck};
-use crate::client_address::{Network, client_address};
+use crate::client_address::{Network, came_over_https, client_address};
 use crate::credentials::{self, Credential, CredentialError};
 use crate::problem::Problem;
 use crate::registry::{LimitReached, Registration, Subject};
@@ -40,10 +40,15 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    fn of(state: &SocketState, parts: &Parts, peer: IpAddr) -> Self {
+    fn of(state: &SocketState, parts: &Parts) -> Self {
         let origin = parts.headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into());
-        Self { ip: client_address(peer, &parts.headers, &state.config.trusted_proxies), origin }
+        Self { ip: client_address(peer(parts), &parts.headers, &state.config.trusted_proxies), origin }
     }
+}
+
+fn peer(parts: &Parts) -> IpAddr {
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
 }
 
 /// Why there is no socket.
@@ -111,15 +116,13 @@ impl IntoResponse for Refusal {
 /// were not a whole handshake. (The others come by the [`Door`].)
 pub(super) async fn handle(State(state): State<Arc<SocketState>>, request: Request) -> Response {
     let mut parts = request.into_parts().0;
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
     let Some(upgrade) = parts.extensions.remove::<OnUpgrade>() else {
         // Something more to the point may be wrong with it.
         let refused = Offer::read(&parts).err().unwrap_or(Refused::NoUpgrade);
-        return refuse(refused.into(), &Visitor::of(&state, &parts, peer));
+        return refuse(refused.into(), &Visitor::of(&state, &parts));
     };
     // Boxed, because the server keeps room for the largest of its handlers in every connection.
-    match Box::pin(admit(&state, &parts, peer)).await {
+    match Box::pin(admit(&state, &parts)).await {
         Ok((answer, admitted)) => {
             spawn(state, upgrade, admitted);
             answer
@@ -164,7 +167,8 @@ impl Door {
             return Knock::NotOurs(stream);
         }
         let Some((parts, size)) = head::read(bytes) else { return Knock::NotOurs(stream) };
-        match admit(&self.0, &parts, peer.ip()).await {
+        parts.extensions.insert(ConnectInfo(peer));
+        match admit(&self.0, &parts).await {
             Ok((answer, admitted)) => {
                 drop(parts);
                 let wire = Wire::answering(stream, &head::write(&answer), &bytes[size..], limits(&self.0));
@@ -180,8 +184,8 @@ fn limits(state: &SocketState) -> Limits {
 }
 
 /// The answer, and what makes a socket when it is a good one.
-async fn admit(state: &SocketState, parts: &Parts, peer: IpAddr) -> Result<(Response, Admitted), Response> {
-    let visitor = Visitor::of(state, parts, peer);
+async fn admit(state: &SocketState, parts: &Parts) -> Result<(Response, Admitted), Response> {
+    let visitor = Visitor::of(state, parts);
     match judge(state, parts, &visitor).await {
         Ok((offer, principal, registration)) => {
             measure::accepted();
@@ -226,25 +230,25 @@ async fn judge(
         return Err(LimitReached::Draining.into());
     }
     let credential = credentials::explicit(&parts.headers, &offer.query)?;
-    let judging = judge_and_register(state, &parts.headers, Network::of(visitor.ip), credential);
+    let judging = judge_and_register(state, parts, Network::of(visitor.ip), credential);
     let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
     Ok((offer, principal, registration))
 }
 
 async fn judge_and_register(
     state: &SocketState,
-    headers: &HeaderMap,
+    parts: &Parts,
     address: Network,
     credential: Option<Credential>,
 ) -> Result<(Option<Principal>, Registration), Refusal> {
     let (principal, ticket) = match credential {
         Some(Credential::Token(token)) => (Some(timed(state.auth.token(&token)).await?), None),
         Some(Credential::Ticket(ticket)) => {
-            let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+            let origin = parts.headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
             let ticket = timed(state.auth.open_ticket(&ticket, origin)).await?;
             (Some(ticket.principal.clone()), Some(ticket))
         }
-        None => (by_cookie(state, headers).await?, None),
+        None => (by_cookie(state, parts).await?, None),
     };
     let Some(mut principal) = principal else { return Ok((None, register(state, None, address).await?)) };
     if ticket.is_some() {
@@ -280,11 +284,13 @@ async fn spend(state: &SocketState, ticket: &OpenTicket) -> Result<(), AuthError
 }
 
 /// The ambient credential. A bad one counts as none; a good one is nothing to a page of a foreign origin.
-async fn by_cookie(state: &SocketState, headers: &HeaderMap) -> Result<Option<Principal>, Refusal> {
+async fn by_cookie(state: &SocketState, parts: &Parts) -> Result<Option<Principal>, Refusal> {
     if !state.config.cookies {
         return Ok(None);
     }
-    let Some(secret) = credentials::session_cookie(headers) else { return Ok(None) };
+    let headers = &parts.headers;
+    let https = came_over_https(peer(parts), headers, &state.config.trusted_proxies);
+    let Some(secret) = credentials::session_cookie(headers, https) else { return Ok(None) };
     let allowed = state.origins.allows(headers);
     // Before the judge is asked: a foreign page must not learn whether its visitor is logged in.
     if !allowed && headers.contains_key(header::ORIGIN) {

@@ -23,9 +23,10 @@ impl Close {
     #[must_use]
     pub const fn for_held(denied: Denied) -> Self {
         match denied {
-            // It was good once, so its key was removed since, or its session swept.
-            Denied::Forged | Denied::Unknown | Denied::TicketSpent => Self::INVALID_TOKEN,
-            Denied::TokenRevoked => Self::STATE_INVALIDATED,
+            // It was good once, so its key was revoked since: the session lives, and gets a token of another key.
+            Denied::Forged | Denied::TokenRevoked => Self::STATE_INVALIDATED,
+            // Its session was swept.
+            Denied::Unknown | Denied::TicketSpent => Self::INVALID_TOKEN,
             Denied::Expired => Self::EXPIRED,
             Denied::Ended(reason) => Self::for_end(reason),
             Denied::SessionExpired => Self::SESSION_EXPIRED,

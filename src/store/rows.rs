@@ -196,6 +196,11 @@ pub(super) struct KeyRow {
     jwk: String,
     #[serde(deserialize_with = "flag")]
     revoked: bool,
+    #[serde(deserialize_with = "flag")]
+    outdated: bool,
+    #[serde(deserialize_with = "micros")]
+    created_at: OffsetDateTime,
+    used_at: Option<i64>,
     #[serde(deserialize_with = "micros")]
     last_seen_at: OffsetDateTime,
 }
@@ -205,20 +210,23 @@ impl TryFrom<KeyRow> for RegisteredKey {
 
     fn try_from(row: KeyRow) -> StoreResult<Self> {
         let key = PublicKey { kid: row.kid, algorithm: row.algorithm, jwk: parse(&row.jwk)? };
-        Ok(Self { key, revoked: row.revoked, last_seen_at: row.last_seen_at })
+        let used_at = row.used_at.and_then(from_micros);
+        let KeyRow { revoked, outdated, created_at, last_seen_at, .. } = row;
+        Ok(Self { key, revoked, outdated, created_at, used_at, last_seen_at })
     }
 }
 
 #[derive(Deserialize)]
 pub(super) struct NodeRow {
     node: NodeId,
+    kid: Option<String>,
     #[serde(deserialize_with = "micros")]
     last_seen_at: OffsetDateTime,
 }
 
 impl From<NodeRow> for LiveNode {
     fn from(row: NodeRow) -> Self {
-        Self { node: row.node, last_seen_at: row.last_seen_at }
+        Self { node: row.node, kid: row.kid, last_seen_at: row.last_seen_at }
     }
 }
 

@@ -260,9 +260,15 @@ pub struct Deployment {
 pub struct RegisteredKey {
     /// The public half.
     pub key: PublicKey,
-    /// When it was revoked, if it was.
+    /// Every token it signed is void.
     pub revoked: bool,
-    /// When a node last said that it signs with it.
+    /// Whoever signs with it is asked to take its next one.
+    pub outdated: bool,
+    /// When it was registered.
+    pub created_at: OffsetDateTime,
+    /// When it was first signed with; never for a key that is still to come.
+    pub used_at: Option<OffsetDateTime>,
+    /// When a node last said that it has it.
     pub last_seen_at: OffsetDateTime,
 }
 
@@ -271,6 +277,8 @@ pub struct RegisteredKey {
 pub struct LiveNode {
     /// The process.
     pub node: NodeId,
+    /// The key it signs with, unless that is a shared secret.
+    pub kid: Option<String>,
     /// Its last beat, in database time.
     pub last_seen_at: OffsetDateTime,
 }

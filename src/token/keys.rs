@@ -1,4 +1,4 @@
-//! Signing keys: the one this node signs with, and all that it verifies with.
+//! Signing keys, their private and their public halves.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use dashmap::DashMap;
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use zeroize::Zeroizing;
@@ -64,7 +63,7 @@ pub struct SigningKey {
     kid: Arc<str>,
     algorithm: Algorithm,
     encoding: EncodingKey,
-    verifying: Arc<VerifyingKey>,
+    verifying: VerifyingKey,
 }
 
 impl SigningKey {
@@ -91,7 +90,7 @@ impl SigningKey {
         let jwk = Jwk::from_encoding_key(&encoding, algorithm.library()).context("failed to derive the public key")?;
         let kid: Arc<str> = jwk.thumbprint(ThumbprintHash::SHA256)?.into();
         let public = public_key(&kid, algorithm, &jwk)?;
-        Ok(Self { kid, algorithm, encoding, verifying: Arc::new(VerifyingKey::from_public(&public)?) })
+        Ok(Self { kid, algorithm, encoding, verifying: VerifyingKey::from_public(&public)? })
     }
 
     /// Takes a secret shared by all nodes, for HS256.
@@ -101,32 +100,14 @@ impl SigningKey {
     pub fn from_secret(secret: &[u8]) -> anyhow::Result<Self> {
         anyhow::ensure!(secret.len() >= 32, "an HS256 secret needs 32 bytes or more");
         let kid: Arc<str> = format!("hs256-{}", &URL_SAFE_NO_PAD.encode(SecretHash::of(secret).0)[..16]).into();
-        let verifying = Arc::new(VerifyingKey {
+        let verifying = VerifyingKey {
             kid: kid.clone(),
             algorithm: Algorithm::Hs256,
             decoding: DecodingKey::from_secret(secret),
             public: None,
             removed: AtomicBool::new(false),
-        });
+        };
         Ok(Self { kid, algorithm: Algorithm::Hs256, encoding: EncodingKey::from_secret(secret), verifying })
-    }
-
-    /// Reads the node's own key from `path`, or makes one there (mode 0600). True when it was made.
-    ///
-    /// # Errors
-    /// When the file cannot be read, is no key, or cannot be written.
-    pub fn load_or_create(path: &Path, algorithm: Algorithm) -> anyhow::Result<(Self, bool)> {
-        match std::fs::read_to_string(path) {
-            Ok(pem) => {
-                let key = Self::from_pem(algorithm, &pem).with_context(|| format!("in {}", path.display()))?;
-                return Ok((key, false));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("failed to read {}", path.display())),
-        }
-        let pem = generate_pem(algorithm)?;
-        write_private(path, pem.as_bytes()).with_context(|| format!("failed to write {}", path.display()))?;
-        Ok((Self::from_pem(algorithm, &pem)?, true))
     }
 
     /// The key's id.
@@ -143,8 +124,8 @@ impl SigningKey {
 
     /// The half that verifies.
     #[must_use]
-    pub fn verifying(&self) -> Arc<VerifyingKey> {
-        self.verifying.clone()
+    pub fn verifying(&self) -> VerifyingKey {
+        self.verifying.anew()
     }
 
     pub(super) fn encoding(&self) -> &EncodingKey {
@@ -194,6 +175,26 @@ impl VerifyingKey {
         self.removed.load(Ordering::SeqCst)
     }
 
+    pub(super) fn remove(&self) {
+        self.removed.store(true, Ordering::SeqCst);
+    }
+
+    /// A secret shared by configuration has no public half, and is in no database.
+    pub(super) fn public(&self) -> Option<&PublicKey> {
+        self.public.as_ref()
+    }
+
+    /// The same key as if it had never been removed.
+    fn anew(&self) -> Self {
+        Self {
+            kid: self.kid.clone(),
+            algorithm: self.algorithm,
+            decoding: self.decoding.clone(),
+            public: self.public.clone(),
+            removed: AtomicBool::new(false),
+        }
+    }
+
     /// The key's id.
     #[must_use]
     pub fn kid(&self) -> &Arc<str> {
@@ -210,48 +211,6 @@ impl VerifyingKey {
 
     pub(super) fn algorithm_name(&self) -> &'static str {
         self.algorithm.as_str()
-    }
-}
-
-/// All keys that tokens may be signed with. Kept complete by the log, and therefore as fresh as the horizon.
-#[derive(Default)]
-pub struct KeySet {
-    keys: DashMap<Arc<str>, Arc<VerifyingKey>>,
-}
-
-impl KeySet {
-    /// Adds a key; one that is known already stays as it is.
-    pub fn add(&self, key: impl Into<Arc<VerifyingKey>>) {
-        let key = key.into();
-        self.keys.entry(key.kid.clone()).or_insert(key);
-    }
-
-    /// Removes a key, also from under the tokens that it has verified already.
-    pub fn remove(&self, kid: &str) {
-        if let Some((_, key)) = self.keys.remove(kid) {
-            key.removed.store(true, Ordering::SeqCst);
-        }
-    }
-
-    /// Finds a key.
-    #[must_use]
-    pub fn find(&self, kid: &str) -> Option<Arc<VerifyingKey>> {
-        self.keys.get(kid).map(|key| key.clone())
-    }
-
-    /// Removes every registered key that is not `good` any more. A secret shared by configuration stays.
-    pub fn retain_registered(&self, good: impl Fn(&str) -> bool) {
-        let gone: Vec<_> =
-            self.keys.iter().filter(|key| key.public.is_some() && !good(&key.kid)).map(|key| key.kid.clone()).collect();
-        gone.iter().for_each(|kid| self.remove(kid));
-    }
-
-    /// The public keys as a JWK Set (RFC 7517 section 5).
-    #[must_use]
-    pub fn jwks(&self) -> serde_json::Value {
-        let mut keys: Vec<_> = self.keys.iter().filter_map(|key| key.public.as_ref().map(|p| p.jwk.clone())).collect();
-        keys.sort_by(|a, b| a["kid"].as_str().cmp(&b["kid"].as_str()));
-        serde_json::json!({ "keys": keys })
     }
 }
 

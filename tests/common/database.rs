@@ -38,19 +38,25 @@ impl Database {
         self.update(RAISE, RAISE, email).await.expect("raise an epoch");
     }
 
-    async fn update(&self, postgres: &'static str, sqlite: &'static str, email: &str) -> sqlx::Result<()> {
+    /// A hand-written DELETE of a signing key.
+    pub async fn delete_key(&self, kid: &str) {
+        const DELETE: &str = "DELETE FROM signing_keys WHERE kid = $1";
+        self.update(DELETE, DELETE, kid).await.expect("delete a key");
+    }
+
+    async fn update(&self, postgres: &'static str, sqlite: &'static str, whose: &str) -> sqlx::Result<()> {
         let rows = match self {
             Self::Postgres(url) => {
                 let mut connection = PgConnection::connect(url).await?;
-                sqlx::query(postgres).bind(email).execute(&mut connection).await?.rows_affected()
+                sqlx::query(postgres).bind(whose).execute(&mut connection).await?.rows_affected()
             }
             Self::Embedded(folder) => {
                 let options = SqliteConnectOptions::new().filename(sqlite_file(folder));
                 let mut connection = options.busy_timeout(Duration::from_secs(10)).connect().await?;
-                sqlx::query(sqlite).bind(email).execute(&mut connection).await?.rows_affected()
+                sqlx::query(sqlite).bind(whose).execute(&mut connection).await?.rows_affected()
             }
         };
-        assert_eq!(rows, 1, "the UPDATE should have met exactly {email}");
+        assert_eq!(rows, 1, "the statement should have met exactly {whose}");
         Ok(())
     }
 }

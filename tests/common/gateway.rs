@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -166,7 +166,24 @@ impl Gateway {
         self.scratch.path().join("gateway.log")
     }
 
+    /// Runs a subcommand with this node's settings, as an operator beside it does. Says its exit status, and all that
+    /// it wrote.
+    pub async fn operate(&self, arguments: &[&str]) -> (i32, String) {
+        let mut command = self.program();
+        command.args(arguments).stdin(Stdio::null());
+        let running = tokio::task::spawn_blocking(move || command.output().expect("run the program"));
+        let output =
+            tokio::time::timeout(2 * DEADLINE, running).await.expect("the subcommand ends").expect("its output");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+    }
+
     fn spawn(&self) {
+        let process = Watched::spawn(&self.program(), "KILL", &self.log_file());
+        *self.process.lock().expect("process") = Some(process);
+    }
+
+    fn program(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         // Nothing that happens to be set around the tests may reach the program.
         for (name, _) in std::env::vars_os() {
@@ -180,8 +197,7 @@ impl Gateway {
         command.envs(self.settings.0.iter().map(|(name, value)| (name, value)));
         // No `.env` there.
         command.current_dir(self.scratch.path());
-        let process = Watched::spawn(&command, "KILL", &self.log_file());
-        *self.process.lock().expect("process") = Some(process);
+        command
     }
 }
 

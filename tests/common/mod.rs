@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod people;
 pub mod proxy;
 pub mod raw;
+pub mod script;
 pub mod servers;
 pub mod stage;
 pub mod wait;

@@ -29,11 +29,11 @@ on_each! {
 
     async fn a_revoked_key_stays_revoked(database) {
         database.store.register_key(&key("one")).await.unwrap();
-        let revoked = database.store.revoke_key("one").await.unwrap();
+        let revoked = database.store.revoke_key("one", false).await.unwrap();
         assert_eq!(revoked.entries.len(), 1);
         assert_eq!(revoked.entries[0].scope, Scope::KeyRemoved { kid: "one".into() });
-        assert!(database.store.revoke_key("one").await.unwrap().entries.is_empty());
-        assert!(database.store.revoke_key("unknown").await.unwrap().entries.is_empty());
+        assert!(database.store.revoke_key("one", false).await.unwrap().entries.is_empty());
+        assert!(database.store.revoke_key("unknown", false).await.unwrap().entries.is_empty());
         assert!(database.store.register_key(&key("one")).await.unwrap().is_empty());
         assert!(database.store.keys().await.unwrap()[0].revoked);
     }
@@ -45,6 +45,29 @@ on_each! {
         database.run("DELETE FROM signing_keys").await;
         let removed: Vec<_> = database.scopes().await.split_off(2);
         assert_eq!(removed, [Scope::KeyRemoved { kid: "one".into() }, Scope::KeyRemoved { kid: "two".into() }]);
+    }
+
+    async fn a_key_that_was_never_registered_can_be_revoked(database) {
+        let revoked = database.store.revoke_key("hs256-one", true).await.unwrap();
+        assert_eq!(revoked.entries.len(), 1);
+        assert_eq!(revoked.entries[0].scope, Scope::KeyRemoved { kid: "hs256-one".into() });
+        assert!(revoked.entries[0].confirm, "whoever revoked it waits for the nodes");
+        assert!(database.store.revoke_key("hs256-one", true).await.unwrap().entries.is_empty());
+        assert!(database.store.keys().await.unwrap()[0].revoked);
+    }
+
+    async fn a_key_is_new_until_somebody_signs_with_it(database) {
+        for kid in ["current", "next"] {
+            database.store.register_key(&key(kid)).await.unwrap();
+        }
+        database.store.beat(NodeId::random(), Some("current")).await.unwrap();
+        let used: Vec<_> = database.store.keys().await.unwrap().iter().map(|key| key.used_at.is_some()).collect();
+        assert_eq!(used, [true, false]);
+        let nodes = database.store.live_nodes(HOUR).await.unwrap();
+        assert_eq!(nodes[0].kid.as_deref(), Some("current"));
+        assert_eq!(database.store.outdate_keys().await.unwrap(), 1);
+        let outdated: Vec<_> = database.store.keys().await.unwrap().iter().map(|key| key.outdated).collect();
+        assert_eq!(outdated, [true, false], "a key that is still to come has time");
     }
 
     async fn nodes_are_alive_while_they_beat(database) {

@@ -72,7 +72,7 @@ on_each! {
     async fn a_revoked_key_is_never_forgotten(database) {
         let key = PublicKey { kid: "k".into(), algorithm: "EdDSA".into(), jwk: json!({}) };
         database.store.register_key(&key).await.unwrap();
-        database.store.revoke_key("k").await.unwrap();
+        database.store.revoke_key("k", false).await.unwrap();
         database.run(format!("UPDATE signing_keys SET last_seen_at = {}", database.moment(-7_200))).await;
         assert_eq!(database.store.sweep(&RETENTION).await.unwrap().keys, 0);
         assert!(database.store.register_key(&key).await.unwrap().is_empty(), "its node comes back with the same key");

@@ -14,7 +14,10 @@ use crate::store::rows::{Answer, DeploymentRow};
 use crate::store::{Deployment, StoreError, StoreResult};
 
 /// Every migration, in order. One that was released is never edited.
-const MIGRATIONS: [(i64, &str); 1] = [(1, include_str!("../../../migrations/postgres/0001_portcullis.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../../../migrations/postgres/0001_portcullis.sql")),
+    (3, include_str!("../../../migrations/postgres/0003_keys.sql")),
+];
 
 /// Migrations may take longer than ordinary statements, and wait for another node's.
 const PATIENCE: &str = "SET LOCAL statement_timeout = '50s'; SET LOCAL lock_timeout = '50s'; \

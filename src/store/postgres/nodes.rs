@@ -15,19 +15,33 @@ const REGISTER: &str = "WITH registered AS (INSERT INTO signing_keys (kid, algor
 const REVOKE: &str = "WITH revoked AS (UPDATE signing_keys SET revoked_at = now() \
      WHERE kid = $1 AND revoked_at IS NULL RETURNING 1) SELECT count(*)::text FROM revoked";
 
-const BEAT: &str = "WITH seen AS (UPDATE signing_keys SET last_seen_at = now() WHERE kid = $2), \
+const REVOKE_UNREGISTERED: &str = "WITH revoked AS (INSERT INTO signing_keys (kid, algorithm, jwk, revoked_at) \
+     VALUES ($1, 'HS256', '{}', now()) ON CONFLICT DO NOTHING RETURNING 1) SELECT count(*)::text FROM revoked";
+
+const CONFIRM: &str = "UPDATE revocations SET confirm = true \
+     WHERE position = pg_current_xact_id_if_assigned()::text::bigint AND kind = 'key_removed'";
+
+const OUTDATE: &str = "WITH outdated AS (UPDATE signing_keys SET outdated_at = now() \
+     WHERE revoked_at IS NULL AND used_at IS NOT NULL RETURNING 1) SELECT count(*)::text FROM outdated";
+
+const BEAT: &str = "WITH seen AS (UPDATE signing_keys SET last_seen_at = now(), used_at = coalesce(used_at, now()) \
+     WHERE kid = $2), \
      beat AS (INSERT INTO nodes (node, kid) VALUES ($1, $2) \
      ON CONFLICT (node) DO UPDATE SET kid = $2, last_seen_at = now() RETURNING 1) SELECT count(*)::text FROM beat";
 
 const KEYS: &str = concat!(
     "SELECT coalesce(json_agg(json_build_object('kid', k.kid, 'algorithm', k.algorithm, 'jwk', k.jwk::text, ",
-    "'revoked', k.revoked_at IS NOT NULL, 'last_seen_at', ",
+    "'revoked', k.revoked_at IS NOT NULL, 'outdated', k.outdated_at IS NOT NULL, 'created_at', ",
+    micros!("k.created_at"),
+    ", 'used_at', ",
+    micros!("k.used_at"),
+    ", 'last_seen_at', ",
     micros!("k.last_seen_at"),
     ") ORDER BY k.created_at, k.kid), '[]') FROM signing_keys k"
 );
 
 const LIVE_NODES: &str = concat!(
-    "SELECT coalesce(json_agg(json_build_object('node', n.node, 'last_seen_at', ",
+    "SELECT coalesce(json_agg(json_build_object('node', n.node, 'kid', n.kid, 'last_seen_at', ",
     micros!("n.last_seen_at"),
     ") ORDER BY n.started_at), '[]') FROM nodes n WHERE n.last_seen_at > now() - "
 );
@@ -52,12 +66,23 @@ impl Postgres {
         answer.rows.into_iter().map(RegisteredKey::try_from).collect()
     }
 
-    pub(in crate::store) async fn revoke_key(&self, kid: &str) -> StoreResult<Revoked> {
+    pub(in crate::store) async fn revoke_key(&self, kid: &str, unregistered: bool) -> StoreResult<Revoked> {
         let mut transaction = self.begin("revoke_key").await?;
         transaction.query::<u64>(sqlx::query(REVOKE).bind(kid)).await?;
+        if unregistered {
+            transaction.query::<u64>(sqlx::query(REVOKE_UNREGISTERED).bind(kid)).await?;
+        }
+        transaction.run(Script::new(CONFIRM)).await?;
         let entries = transaction.entries().await?;
         transaction.commit().await?;
         Ok(Revoked { sessions: 0, entries })
+    }
+
+    pub(in crate::store) async fn outdate_keys(&self) -> StoreResult<u64> {
+        let mut transaction = self.begin("outdate_keys").await?;
+        let count = transaction.query(sqlx::query(OUTDATE)).await?;
+        transaction.commit().await?;
+        Ok(count)
     }
 
     pub(in crate::store) async fn beat(&self, node: NodeId, kid: Option<&str>) -> StoreResult<()> {

@@ -14,7 +14,10 @@ use crate::store::{Deployment, StoreError, StoreResult};
 pub(super) const NAME: &str = "migrate";
 
 /// Every migration, in order. One that was released is never edited.
-const MIGRATIONS: [(i64, &str); 1] = [(1, include_str!("../../../migrations/sqlite/0001_portcullis.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../../../migrations/sqlite/0001_portcullis.sql")),
+    (3, include_str!("../../../migrations/sqlite/0003_keys.sql")),
+];
 
 /// Two processes that both turn a new file to WAL mode get in each other's way for a moment.
 const ATTEMPTS: u32 = 20;

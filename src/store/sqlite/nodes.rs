@@ -19,7 +19,24 @@ const REGISTER: &str = concat!(
 
 const REVOKE: &str = concat!("UPDATE signing_keys SET revoked_at = ", now!(), " WHERE kid = ?1 AND revoked_at IS NULL");
 
-const KEY_SEEN: &str = concat!("UPDATE signing_keys SET last_seen_at = ", now!(), " WHERE kid = ?1");
+const REVOKE_UNREGISTERED: &str = concat!(
+    "INSERT INTO signing_keys (kid, algorithm, jwk, revoked_at) VALUES (?1, 'HS256', '{}', ",
+    now!(),
+    ") ON CONFLICT DO NOTHING"
+);
+
+const CONFIRM: &str = "UPDATE revocations SET confirm = 1 WHERE id > ?1 AND kind = 'key_removed'";
+
+const OUTDATE: &str =
+    concat!("UPDATE signing_keys SET outdated_at = ", now!(), " WHERE revoked_at IS NULL AND used_at IS NOT NULL");
+
+const KEY_SEEN: &str = concat!(
+    "UPDATE signing_keys SET last_seen_at = ",
+    now!(),
+    ", used_at = coalesce(used_at, ",
+    now!(),
+    ") WHERE kid = ?1"
+);
 
 const BEAT: &str = concat!(
     "INSERT INTO nodes (node, kid) VALUES (?1, ?2) ON CONFLICT (node) DO UPDATE SET kid = ?2, last_seen_at = ",
@@ -28,12 +45,13 @@ const BEAT: &str = concat!(
 
 const KEYS: &str = answer!(
     "json_object('kid', k.kid, 'algorithm', k.algorithm, 'jwk', k.jwk, 'revoked', k.revoked_at IS NOT NULL, \
+     'outdated', k.outdated_at IS NOT NULL, 'created_at', k.created_at, 'used_at', k.used_at, \
      'last_seen_at', k.last_seen_at)",
     "(SELECT * FROM signing_keys ORDER BY created_at, kid) k"
 );
 
 const LIVE_NODES: &str = answer!(
-    "json_object('node', n.node, 'last_seen_at', n.last_seen_at)",
+    "json_object('node', n.node, 'kid', n.kid, 'last_seen_at', n.last_seen_at)",
     concat!("nodes n WHERE n.last_seen_at > ", now!(), " - ?1")
 );
 
@@ -65,12 +83,23 @@ impl Sqlite {
         answer.rows.into_iter().map(RegisteredKey::try_from).collect()
     }
 
-    pub(in crate::store) async fn revoke_key(&self, kid: &str) -> StoreResult<Revoked> {
+    pub(in crate::store) async fn revoke_key(&self, kid: &str, unregistered: bool) -> StoreResult<Revoked> {
         let mut transaction = self.begin("revoke_key").await?;
         transaction.run(sqlx::query(REVOKE).bind(kid)).await?;
+        if unregistered {
+            transaction.run(sqlx::query(REVOKE_UNREGISTERED).bind(kid)).await?;
+        }
+        transaction.run(sqlx::query(CONFIRM).bind(transaction.logged_before)).await?;
         let entries = transaction.entries().await?;
         transaction.commit().await?;
         Ok(Revoked { sessions: 0, entries })
+    }
+
+    pub(in crate::store) async fn outdate_keys(&self) -> StoreResult<u64> {
+        let mut transaction = self.begin("outdate_keys").await?;
+        let count = transaction.run(sqlx::query(OUTDATE)).await?;
+        transaction.commit().await?;
+        Ok(count)
     }
 
     pub(in crate::store) async fn beat(&self, node: NodeId, kid: Option<&str>) -> StoreResult<()> {
