@@ -166,7 +166,7 @@ settings! {
         "Commands a second that a socket may send; more closes it with 3013";
     MAX_BYTES_PER_SECOND = "PORTCULLIS_MAX_BYTES_PER_SECOND" "BYTES", Sockets, Value("1MiB"),
         "Bytes of messages a second that a socket may send; more closes it with 3013";
-    MAX_HANDSHAKES_PER_SECOND = "PORTCULLIS_MAX_HANDSHAKES_PER_SECOND" "COUNT", Sockets, Value("500"),
+    MAX_HANDSHAKES_PER_SECOND = "PORTCULLIS_MAX_HANDSHAKES_PER_SECOND" "COUNT", Sockets, Value("2000"),
         "Handshakes a second of one address (IPv6: one /64) on one node, five seconds' worth at once; more are answered 429";
     MAX_CONNECTIONS_PER_USER = "PORTCULLIS_MAX_CONNECTIONS_PER_USER" "COUNT", Sockets, Value("1000"),
         "Open sockets of one user on all nodes (on each, without Redis); one more is answered 429 or closed with 3504";
