@@ -12,7 +12,11 @@ use crate::run::{Figures, Plan, run};
 /// Revocations whose way is measured, with Redis and without.
 const REVOCATIONS: usize = 300;
 
-const COMMAND: &str = "cargo test --release --test faults -- --ignored table --nocapture";
+const COMMAND: &str = if cfg!(debug_assertions) {
+    "cargo test --test faults -- --ignored table --nocapture"
+} else {
+    "cargo test --release --test faults -- --ignored table --nocapture"
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes and writes docs/promises.md"]
