@@ -5,7 +5,7 @@
 
 pub mod lease;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +22,13 @@ use lease::{Beat, Lease};
 /// How often every node beats.
 pub const BEAT_EVERY: Duration = Duration::from_millis(200);
 
-/// Silence after which a subscription counts as dead: not even this node's own beats came back.
-const SILENCE: Duration = Duration::from_secs(2);
+/// Silence after which a subscription is shown as silent: four of this node's own beats did not come back. Below the
+/// promised second.
+const SILENT_AFTER: Duration = Duration::from_millis(900);
+
+/// Silence after which a subscription is given up for a new one. Later than it is shown: a new subscription proves
+/// nothing until the log has been read, and the database may be away.
+const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -54,6 +59,8 @@ pub struct Bus {
     sealer: Arc<Sealer>,
     channel: String,
     subscribed: AtomicBool,
+    /// When the subscription brought something last; 0 while there is none.
+    heard_at: AtomicU64,
     lease: Mutex<Lease>,
     /// Held while a beat is on its way, so that none overtakes an announcement.
     beating: tokio::sync::Mutex<()>,
@@ -83,6 +90,7 @@ impl Bus {
             sealer,
             channel: format!("portcullis:{}:log", deployment.0.simple()),
             subscribed: AtomicBool::new(false),
+            heard_at: AtomicU64::new(0),
             lease: Mutex::new(Lease::new(node)),
             beating: tokio::sync::Mutex::new(()),
         }
@@ -138,10 +146,11 @@ impl Bus {
         self.lease().forget(node);
     }
 
-    /// Whether something was heard lately.
+    /// Whether something was heard lately. False also for a subscription that stands and brings nothing.
     #[must_use]
     pub fn is_subscribed(&self) -> bool {
-        self.subscribed.load(Ordering::Relaxed)
+        let heard_at = BootInstant(self.heard_at.load(Ordering::Relaxed));
+        heard_at != BootInstant(0) && BootInstant::now().since(heard_at) < SILENT_AFTER
     }
 
     /// Subscribes and hands over what comes, for ever; reconnects when the connection breaks or falls silent.
@@ -149,6 +158,7 @@ impl Bus {
         loop {
             self.lease().start_over();
             let outcome = self.listen_once(&deliver).await;
+            self.heard_at.store(0, Ordering::Relaxed);
             if self.subscribed.swap(false, Ordering::Relaxed) {
                 tracing::warn!(
                     reason = outcome,
@@ -171,7 +181,7 @@ impl Bus {
         };
         let mut messages = subscription.into_on_message();
         loop {
-            match tokio::time::timeout(SILENCE, messages.next()).await {
+            match tokio::time::timeout(DEAD_AFTER, messages.next()).await {
                 Err(_) => return "nothing was heard, not even this node's own beats",
                 Ok(None) => return "the connection was closed",
                 Ok(Some(message)) => match self.open(message.get_payload_bytes()) {
@@ -183,6 +193,7 @@ impl Bus {
     }
 
     fn hear(&self, message: Message, deliver: &impl Fn(Heard)) {
+        self.heard_at.store(BootInstant::now().0, Ordering::Relaxed);
         if !self.subscribed.swap(true, Ordering::Relaxed) {
             tracing::info!("subscribed to the bus");
         }

@@ -3,6 +3,7 @@
 //! Called by `auth` alone. Every answer passed the freshness check at the moment it is given. Three answers: alive,
 //! ended (a fact from the database), or cannot tell. Must never take "nothing cached" for "invalid".
 
+pub mod ahead;
 pub mod batch;
 mod local;
 mod redis_tier;
@@ -19,7 +20,7 @@ use crate::entry::{EndReason, LogEntry, Scope};
 use crate::freshness::{CATCH_UP_WAIT, Freshness, Judgement, Stamp, Verdict};
 use crate::ids::{DeploymentId, Sid, UserId};
 use crate::metrics::CacheMetrics;
-use crate::redis_link::RedisLink;
+use crate::redis_link::{BreakerState, RedisLink};
 use crate::seal::Sealer;
 use crate::secret::SecretHash;
 use crate::store::{Read, SessionRead, SessionRecord, Store, StoreError, UserRecord};
@@ -31,6 +32,9 @@ use redis_tier::{RedisAnswer, RedisTier};
 /// Reads of one statement that a caller is given before the answer is *cannot tell*: each was overtaken by a
 /// revocation of the same user.
 const ATTEMPTS: usize = 4;
+
+/// For all the reads of one question. Later than that the answer is *cannot tell*.
+const LOADING_TIME: Duration = Duration::from_millis(1500);
 
 /// Shortest life of a record in Redis.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
@@ -140,11 +144,12 @@ impl Cache {
             Batcher::new(DATABASE_LIMITS, move |keys, answers| load(store.clone(), keys, answers));
         tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
         let store = parts.store;
+        let (lapsing, to_refresh) = tokio::sync::mpsc::channel(ahead::WAITING);
         let (from_database_by_secret, workers) =
             Batcher::new(DATABASE_LIMITS, move |keys, answers| load_by_secret(store.clone(), keys, answers));
         tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
-        let cache = Self {
-            local: Arc::new(Local::new(parts.capacity, parts.user_ttl)),
+        let cache = Arc::new(Self {
+            local: Arc::new(Local::new(parts.capacity, parts.user_ttl, lapsing)),
             redis,
             from_redis,
             owners_from_redis,
@@ -156,8 +161,9 @@ impl Cache {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             user_ttl: parts.user_ttl,
-        };
-        (Arc::new(cache), tasks)
+        });
+        tasks.push(Box::pin(ahead::refresh(Arc::downgrade(&cache), to_refresh)));
+        (cache, tasks)
     }
 
     /// What memory alone says. No I/O, no waiting.
@@ -189,17 +195,10 @@ impl Cache {
         if let Some(standing) = self.in_redis(sid, user_id).await {
             return Ok(standing);
         }
-        self.missed();
-        for _ in 0..ATTEMPTS {
-            let loaded = self.from_database.load(sid).await.map_err(|_| self.database_failed())?;
-            if let Some(standing) = self.admit(loaded) {
-                return Ok(match standing {
-                    Standing::Alive(session, _) if session.user_id != user_id => Standing::Ended(Ending::Unknown),
-                    standing => standing,
-                });
-            }
-        }
-        Err(CannotTell)
+        Ok(match self.in_database(&self.from_database, sid).await? {
+            Standing::Alive(session, _) if session.user_id != user_id => Standing::Ended(Ending::Unknown),
+            standing => standing,
+        })
     }
 
     /// The verdict about whoever holds this secret.
@@ -217,17 +216,11 @@ impl Cache {
                 _ => return Ok(standing),
             }
         }
-        self.missed();
-        for _ in 0..ATTEMPTS {
-            let loaded = self.from_database_by_secret.load(hash).await.map_err(|_| self.database_failed())?;
-            if matches!(loaded, Loaded::Ended(None, Ending::Unknown)) {
-                self.local.store_unknown(hash);
-            }
-            if let Some(standing) = self.admit(loaded) {
-                return Ok(standing);
-            }
+        let standing = self.in_database(&self.from_database_by_secret, hash).await?;
+        if matches!(standing, Standing::Ended(Ending::Unknown)) {
+            self.local.store_unknown(hash);
         }
-        Err(CannotTell)
+        Ok(standing)
     }
 
     /// Stores a session that this node has just written, so that its first use needs no read.
@@ -279,6 +272,12 @@ impl Cache {
     #[must_use]
     pub fn redis_state(&self) -> (bool, bool) {
         (self.redis.is_some(), self.redis.as_ref().is_some_and(|redis| redis.is_up()))
+    }
+
+    /// What the circuit breaker before Redis does now; `None` without Redis.
+    #[must_use]
+    pub fn redis_breaker(&self) -> Option<BreakerState> {
+        self.redis.as_ref().map(|redis| redis.breaker())
     }
 
     /// Ends the workers.
@@ -335,6 +334,33 @@ impl Cache {
         }
     }
 
+    async fn in_database<K>(&self, batcher: &Batcher<K, Loaded>, key: K) -> Result<Standing, CannotTell>
+    where
+        K: Copy + Eq + std::hash::Hash + Send + 'static,
+    {
+        self.missed();
+        let loading = async {
+            for _ in 0..ATTEMPTS {
+                let loaded = batcher.load(key).await.map_err(|_| self.database_failed())?;
+                if let Some(standing) = self.admit(loaded) {
+                    return Ok(standing);
+                }
+            }
+            Err(CannotTell)
+        };
+        tokio::time::timeout(LOADING_TIME, loading).await.unwrap_or(Err(CannotTell))
+    }
+
+    /// Reads a session whatever is remembered of it. False when the database could not tell.
+    async fn read_again(&self, sid: Sid) -> bool {
+        let loaded = self.from_database.load(sid).await;
+        loaded.is_ok_and(|loaded| {
+            // Overtaken by a revocation: whoever needs it reads it.
+            let _ = self.admit(loaded);
+            true
+        })
+    }
+
     async fn owner(&self, hash: SecretHash) -> Option<(Sid, UserId)> {
         if let Some(owner) = self.local.owner(&hash) {
             return Some(owner);
@@ -388,11 +414,11 @@ impl Cache {
 }
 
 const REDIS_LIMITS: BatchLimits =
-    BatchLimits { keys: 128, at_once: 2, waiting: 50_000, wait: Duration::from_millis(500) };
+    BatchLimits { keys: 128, at_once: 2, waiting: 50_000, wait: Duration::from_millis(500), gather: Duration::ZERO };
 
 /// One batch by id and one by secret: at most two connections of the pool serve misses.
 const DATABASE_LIMITS: BatchLimits =
-    BatchLimits { keys: 500, at_once: 1, waiting: 20_000, wait: Duration::from_secs(5) };
+    BatchLimits { keys: 500, at_once: 1, waiting: 20_000, wait: LOADING_TIME, gather: Duration::from_millis(100) };
 
 async fn look_up(tier: Arc<RedisTier>, keys: Vec<(Sid, UserId)>, mut answers: Answers<(Sid, UserId), RedisAnswer>) {
     if let Ok(found) = tier.sessions(&keys).await {

@@ -104,6 +104,8 @@ pub struct Config {
     pub redis_timeout: Duration,
     /// Sessions held in the local cache.
     pub local_cache_sessions: usize,
+    /// Sessions read into the caches after the start, those used last.
+    pub warm_sessions: usize,
     /// Password hashes computed at once.
     pub password_threads: usize,
     /// Password hashes waiting for their turn; more are answered 503.
@@ -217,6 +219,8 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             .value(&s::DATABASE_ACQUIRE_TIMEOUT, values::duration(10 * MILLISECOND..=60 * SECOND))?,
         redis_timeout: layers.value(&s::REDIS_TIMEOUT, values::duration(MILLISECOND..=10 * SECOND))?,
         local_cache_sessions: layers.value(&s::LOCAL_CACHE_SESSIONS, values::number(1..=MANY))?,
+        // One answer of the database holds the handles of all.
+        warm_sessions: layers.value(&s::WARM_SESSIONS, values::number(0..=100_000))?,
         password_threads: layers
             .optional(&s::PASSWORD_THREADS, values::number(1..=1_024))?
             .unwrap_or_else(spare_processors),

@@ -28,6 +28,10 @@ pub const REVOCATION_DELAY: &str = "portcullis_revocation_delay_seconds";
 pub const LOG_LAG: &str = "portcullis_revocation_log_lag_seconds";
 /// 1 while a dependency answers.
 pub const DEPENDENCY_UP: &str = "portcullis_dependency_up";
+/// 1 for what a circuit breaker does now (`state="closed|open|half_open"`), 0 for the others.
+pub const BREAKER_STATE: &str = "portcullis_circuit_breaker_state";
+/// How often a circuit breaker has opened.
+pub const BREAKER_OPENINGS: &str = "portcullis_circuit_breaker_openings_total";
 /// 1 while the subscription to the bus is heard from.
 pub const BUS_SUBSCRIBED: &str = "portcullis_bus_subscribed";
 /// Always 1, with the version as label.
@@ -48,6 +52,8 @@ pub fn describe() {
     describe_histogram!(REVOCATION_DELAY, Unit::Seconds, "From just before the commit to the close frame leaving");
     describe_gauge!(LOG_LAG, Unit::Seconds, "Time since the last complete read of the revocation log was sent");
     describe_gauge!(DEPENDENCY_UP, "1 while the dependency answers");
+    describe_gauge!(BREAKER_STATE, "1 for what the circuit breaker does now, 0 for the other states");
+    describe_counter!(BREAKER_OPENINGS, "How often the circuit breaker has opened");
     describe_gauge!(BUS_SUBSCRIBED, "1 while the subscription to the bus is heard from");
     describe_gauge!(BUILD_INFO, "Always 1; the version is a label");
 }

@@ -4,12 +4,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use metrics::counter;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
 use redis::{FromRedisValue, IntoConnectionInfo as _, Pipeline};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::clock::BootInstant;
+use crate::metrics::BREAKER_OPENINGS;
 
 /// How long the breaker keeps callers away before one of them may try again.
 const OPEN_FOR: Duration = Duration::from_millis(500);
@@ -75,6 +77,12 @@ impl RedisLink {
         }
     }
 
+    /// What the circuit breaker does now.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerState {
+        self.breaker.state()
+    }
+
     /// Whether the last command succeeded.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -88,11 +96,29 @@ impl RedisLink {
     }
 }
 
+/// What a circuit breaker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Everybody may ask.
+    Closed,
+    /// Nobody may.
+    Open,
+    /// One caller is trying.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// All of them with their names in metrics.
+    pub const NAMES: [(Self, &'static str); 3] =
+        [(Self::Closed, "closed"), (Self::Open, "open"), (Self::HalfOpen, "half_open")];
+}
+
 /// Closed while commands succeed. After a failure it is open for [`OPEN_FOR`]; then one caller tries, and the others
 /// stay away until it has succeeded.
 #[derive(Default)]
 struct Breaker {
     closed_again_at: AtomicU64,
+    trying: AtomicBool,
     up: AtomicBool,
     told: AtomicBool,
 }
@@ -104,15 +130,28 @@ impl Breaker {
             return true;
         }
         // Half-open: whoever moves the mark is the one that tries.
-        now.0 >= until
+        let tries = now.0 >= until
             && self
                 .closed_again_at
                 .compare_exchange(until, now.plus(OPEN_FOR).0, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+                .is_ok();
+        if tries {
+            self.trying.store(true, Ordering::Relaxed);
+        }
+        tries
+    }
+
+    fn state(&self) -> BreakerState {
+        match (self.closed_again_at.load(Ordering::Relaxed), self.trying.load(Ordering::Relaxed)) {
+            (0, _) => BreakerState::Closed,
+            (_, false) => BreakerState::Open,
+            (_, true) => BreakerState::HalfOpen,
+        }
     }
 
     fn succeeded(&self) {
         self.closed_again_at.store(0, Ordering::Relaxed);
+        self.trying.store(false, Ordering::Relaxed);
         if !self.up.swap(true, Ordering::Relaxed) {
             tracing::info!("Redis answers");
             self.told.store(false, Ordering::Relaxed);
@@ -120,7 +159,11 @@ impl Breaker {
     }
 
     fn failed(&self, reason: &dyn std::fmt::Display) {
-        self.closed_again_at.store(BootInstant::now().plus(OPEN_FOR).0, Ordering::Relaxed);
+        let opened = self.closed_again_at.swap(BootInstant::now().plus(OPEN_FOR).0, Ordering::Relaxed) == 0;
+        if opened {
+            counter!(BREAKER_OPENINGS, "dependency" => "redis").increment(1);
+        }
+        self.trying.store(false, Ordering::Relaxed);
         self.up.store(false, Ordering::Relaxed);
         if !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(%reason, "Redis is away: answering from memory and the database");
@@ -136,12 +179,17 @@ mod tests {
     fn after_a_failure_one_caller_tries_and_the_others_stay_away() {
         let breaker = Breaker::default();
         assert!(breaker.admits(BootInstant::now()));
+        assert_eq!(breaker.state(), BreakerState::Closed);
         breaker.failed(&"test");
         let now = BootInstant::now();
         assert!(!breaker.admits(now));
+        assert_eq!(breaker.state(), BreakerState::Open);
         let later = now.plus(OPEN_FOR);
         assert!(breaker.admits(later), "the one that tries");
         assert!(!breaker.admits(later), "everybody else");
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+        breaker.failed(&"test");
+        assert_eq!(breaker.state(), BreakerState::Open);
         breaker.succeeded();
         assert!(breaker.admits(later));
     }

@@ -35,8 +35,11 @@ pub const MAX_KEYS: usize = 500;
 const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
 /// The sweeper's statements together.
 const SWEEP_LIMIT: Duration = Duration::from_secs(30);
-/// Opening a connection and the messages between statements, on top of the two configured limits.
+/// The messages between a write's statements, on top of the configured limits.
 const SLACK: Duration = Duration::from_secs(1);
+/// A connection was had, and one message is sent: what its answer, or that to `BEGIN`, may take. Nothing has been done
+/// before, so a database that does not answer costs its callers this much and no more.
+const FIRST_ANSWER: Duration = Duration::from_millis(500);
 
 /// The database could not answer. Never a statement about a credential.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,8 @@ pub struct StoreConfig {
     pub data_dir: std::path::PathBuf,
     /// Connections in the pool, the log reader's own not counted.
     pub pool_size: u32,
-    /// How long a caller waits for a connection before the answer is *cannot tell*.
+    /// How long a caller waits for a connection before the answer is *cannot tell*. Reads, and writes that have not
+    /// begun, are given up half a second later.
     pub acquire_timeout: Duration,
     /// `statement_timeout` of ordinary transactions.
     pub statement_timeout: Duration,
@@ -73,6 +77,8 @@ pub struct Store {
     backend: Backend,
     /// The most that one call may take, waiting included.
     limit: Duration,
+    /// The same for a read.
+    read_limit: Duration,
 }
 
 #[derive(Clone)]
@@ -104,7 +110,11 @@ impl Store {
             Some(url) => Backend::Postgres(Arc::new(postgres::Postgres::open(url, config)?)),
             None => Backend::Sqlite(Arc::new(sqlite::Sqlite::open(config)?)),
         };
-        Ok(Self { backend, limit: config.acquire_timeout + config.statement_timeout + SLACK })
+        Ok(Self {
+            backend,
+            limit: config.acquire_timeout + config.statement_timeout + SLACK,
+            read_limit: config.acquire_timeout + FIRST_ANSWER,
+        })
     }
 
     /// Runs the embedded migrations (safe when several nodes start at once), makes sure that the deployment row exists.
@@ -137,13 +147,13 @@ impl Store {
     /// One cheap statement; the time it took, waiting for a connection included.
     pub async fn ping(&self) -> StoreResult<Duration> {
         let started = Instant::now();
-        ask!(self, ping())?;
+        ask!(self, self.read_limit, ping())?;
         Ok(started.elapsed())
     }
 
     /// What this database calls itself. `Corrupt` before the first migration.
     pub async fn deployment(&self) -> StoreResult<Deployment> {
-        ask!(self, deployment())
+        ask!(self, self.read_limit, deployment())
     }
 
     // Accounts
@@ -155,12 +165,12 @@ impl Store {
 
     /// What a login with this address needs to know.
     pub async fn login_row(&self, email: &str) -> StoreResult<Option<LoginRow>> {
-        ask!(self, login_row(email))
+        ask!(self, self.read_limit, login_row(email))
     }
 
     /// The login row by id, for a change of password.
     pub async fn login_row_by_id(&self, user_id: UserId) -> StoreResult<Option<LoginRow>> {
-        ask!(self, login_row_by_id(user_id))
+        ask!(self, self.read_limit, login_row_by_id(user_id))
     }
 
     /// `INSERT … SELECT … WHERE auth_epoch = $expected AND disabled_at IS NULL`: `None` when the user moved on.
@@ -199,24 +209,29 @@ impl Store {
     /// Sessions with their users, by handle.
     pub async fn load_sessions(&self, sids: &[Sid]) -> StoreResult<Read<Vec<SessionRead>>> {
         few_enough(sids)?;
-        ask!(self, load_sessions(sids))
+        ask!(self, self.read_limit, load_sessions(sids))
     }
 
     /// Sessions with their users, by the hash of the secret.
     pub async fn load_sessions_by_secret(&self, hashes: &[SecretHash]) -> StoreResult<Read<Vec<SessionRead>>> {
         few_enough(hashes)?;
-        ask!(self, load_sessions_by_secret(hashes))
+        ask!(self, self.read_limit, load_sessions_by_secret(hashes))
+    }
+
+    /// Living sessions, those used last first, at most `count`.
+    pub async fn recent_sessions(&self, count: usize) -> StoreResult<Vec<Sid>> {
+        ask!(self, recent_sessions(count))
     }
 
     /// Users by id.
     pub async fn load_users(&self, ids: &[UserId]) -> StoreResult<Read<Vec<UserRecord>>> {
         few_enough(ids)?;
-        ask!(self, load_users(ids))
+        ask!(self, self.read_limit, load_users(ids))
     }
 
     /// Live sessions of a user, newest use first, at most 200.
     pub async fn devices(&self, user_id: UserId) -> StoreResult<Vec<Device>> {
-        ask!(self, devices(user_id))
+        ask!(self, self.read_limit, devices(user_id))
     }
 
     /// Writes last uses; slides `expires_at`; never touches an ended, expired or outdated session. Returns the new
@@ -267,7 +282,7 @@ impl Store {
 
     /// Number of listings that have not expired.
     pub async fn listed_tokens(&self) -> StoreResult<u64> {
-        ask!(self, listed_tokens())
+        ask!(self, self.read_limit, listed_tokens())
     }
 
     /// Inserts the ticket's id; false when it was there already, or has expired in database time. The last step before
@@ -306,7 +321,7 @@ impl Store {
 
     /// Nodes that beat within `within`.
     pub async fn live_nodes(&self, within: Duration) -> StoreResult<Vec<LiveNode>> {
-        ask!(self, live_nodes(within))
+        ask!(self, self.read_limit, live_nodes(within))
     }
 
     /// The node stops in an orderly way.
@@ -321,7 +336,7 @@ impl Store {
 
     /// Who acknowledged, with the sockets closed.
     pub async fn acknowledgements(&self, entry_id: u64) -> StoreResult<Vec<(NodeId, u64)>> {
-        ask!(self, acknowledgements(entry_id))
+        ask!(self, self.read_limit, acknowledgements(entry_id))
     }
 
     /// One bounded pass over what is past its time: at most `batch` rows of each kind. Call again while it finds some.

@@ -1,9 +1,9 @@
 //! The cache over a real database: what it believes, what it asks again, and that it never takes doubt for a no.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use portcullis::cache::{Cache, CacheParts, Ending, Peek, Standing, marked_by};
+use portcullis::cache::{Cache, CacheParts, Ending, Peek, Standing, ahead, marked_by};
 use portcullis::clock::{BootInstant, DatabaseClock};
 use portcullis::entry::{EndReason, LogEntry};
 use portcullis::freshness::Freshness;
@@ -23,6 +23,10 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
+        Self::remembering_for(Duration::from_secs(3600)).await
+    }
+
+    async fn remembering_for(user_ttl: Duration) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let config = StoreConfig {
             database_url: None,
@@ -40,7 +44,7 @@ impl Node {
             freshness: freshness.clone(),
             clock: clock.clone(),
             capacity: 1000,
-            user_ttl: Duration::from_secs(3600),
+            user_ttl,
         });
         workers.into_iter().for_each(|worker| drop(tokio::spawn(worker)));
         Self { store, cache, freshness, clock, _data: data }
@@ -192,4 +196,49 @@ async fn without_a_database_the_answer_is_cannot_tell() {
     let (read, _) = node.log_in().await;
     node.store.close().await;
     assert!(node.cache.session(read.session.sid, read.session.user_id).await.is_err());
+}
+
+/// Three lives of the record long it is asked for all the time, and never missing.
+#[tokio::test]
+async fn what_is_used_is_read_again_before_it_lapses() {
+    const LIFE: Duration = Duration::from_secs(2);
+    let node = Node::remembering_for(LIFE).await;
+    let (read, _) = node.log_in().await;
+    node.renew();
+    node.standing(&read).await;
+    let (begun, mut asked, mut longest_pause) = (Instant::now(), Instant::now(), Duration::ZERO);
+    while begun.elapsed() < 3 * LIFE {
+        node.renew();
+        assert!(matches!(node.standing(&read).await, Standing::Alive(..)));
+        longest_pause = longest_pause.max(asked.elapsed());
+        asked = Instant::now();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A machine that paused for as long as the time ahead did not use it then.
+    if longest_pause < LIFE / 16 {
+        assert_eq!(node.cache.statistics().misses, 1, "it lapsed while it was used; longest pause {longest_pause:?}");
+    }
+}
+
+#[tokio::test]
+async fn warming_reads_the_sessions_used_last() {
+    let node = Node::start().await;
+    let mut sessions = Vec::new();
+    for _ in 0..5 {
+        sessions.push(node.log_in().await.0);
+    }
+    let ended = sessions.remove(4).session;
+    node.store.end_session(ended.sid, ended.user_id, EndReason::LoggedOut, None).await.expect("ends");
+    // The first ones are used again, the last ones are not.
+    let later = node.clock.now() + Duration::from_millis(5);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let uses: Vec<_> = sessions[..2].iter().map(|read| (read.session.sid, later)).collect();
+    node.store.touch_sessions(&uses, Duration::from_secs(3600)).await.expect("writes");
+    node.renew();
+    assert_eq!(ahead::warm(&node.cache, &node.store, 2).await, 2);
+    node.renew();
+    let known: Vec<_> = sessions.iter().map(|read| matches!(node.peek(read), Peek::Alive(..))).collect();
+    assert_eq!(known, [true, true, false, false]);
+    assert_eq!(ahead::warm(&node.cache, &node.store, 100).await, 4, "those that live");
+    assert_eq!(node.cache.statistics().misses, 0, "nobody waited for a read");
 }

@@ -10,9 +10,11 @@ use tokio_util::task::TaskTracker;
 
 use super::App;
 use crate::bus::{BEAT_EVERY, Bus, Heard};
+use crate::cache::ahead;
 use crate::clock::{BootInstant, DatabaseClock};
 use crate::freshness::Freshness;
 use crate::metrics;
+use crate::redis_link::BreakerState;
 use crate::revocation::{Applier, NODE_ALIVE_WITHIN, follow_log};
 use crate::socket;
 use crate::store::{Retention, Store};
@@ -23,8 +25,8 @@ const SIGN_IN_EVERY: Duration = Duration::from_secs(2);
 /// How often what is past its time is removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// How often gauges are brought up to date.
-const GAUGES_EVERY: Duration = Duration::from_millis(500);
+/// How often gauges are brought up to date: a scrape shows within the promised second what has fallen silent.
+const GAUGES_EVERY: Duration = Duration::from_millis(100);
 
 /// How long the start waits for the first complete read of the log.
 const FIRST_READ_WITHIN: Duration = Duration::from_secs(30);
@@ -170,12 +172,30 @@ impl App {
                 if let (true, up) = cache.redis_state() {
                     gauge!(metrics::DEPENDENCY_UP, "dependency" => "redis").set(if up { 1.0 } else { 0.0 });
                 }
+                if let Some(now) = cache.redis_breaker() {
+                    for (state, name) in BreakerState::NAMES {
+                        let is_now = if now == state { 1.0 } else { 0.0 };
+                        gauge!(metrics::BREAKER_STATE, "dependency" => "redis", "state" => name).set(is_now);
+                    }
+                }
                 if let Some(bus) = &bus {
                     gauge!(metrics::BUS_SUBSCRIBED).set(if bus.is_subscribed() { 1.0 } else { 0.0 });
                 }
                 tokio::time::sleep(GAUGES_EVERY).await;
             }
         });
+
+        let (cache, store, count) = (self.cache.clone(), self.store.clone(), self.config.warm_sessions);
+        if count > 0 {
+            // Not a duty: it ends.
+            let stop = self.draining.clone();
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    read = ahead::warm(&cache, &store, count) => tracing::info!(sessions = read, "warmed the caches"),
+                }
+            });
+        }
 
         let (auth, registry, config) = (self.auth.clone(), self.registry.clone(), self.config.clone());
         self.duties.start("grace time", socket::watch_freshness(auth, registry, config));

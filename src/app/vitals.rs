@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
+use crate::bus::Bus;
 use crate::cache::Cache;
 use crate::clock::BootInstant;
 use crate::freshness::Freshness;
@@ -34,6 +35,7 @@ pub(super) struct NodeVitals {
     store: Store,
     cache: Arc<Cache>,
     freshness: Arc<Freshness>,
+    bus: Option<Arc<Bus>>,
     registry: Registry,
     keys: Arc<KeySet>,
     exporter: Exporter,
@@ -49,6 +51,7 @@ impl NodeVitals {
             store: app.store.clone(),
             cache: app.cache.clone(),
             freshness: app.freshness.clone(),
+            bus: app.bus.clone(),
             registry: app.registry.clone(),
             keys: app.keys.clone(),
             exporter: app.exporter.clone(),
@@ -115,6 +118,7 @@ impl NodeVitals {
             connections: self.registry.len() as u64,
             caught_up: self.freshness.caught_up(),
             draining: self.draining.is_cancelled(),
+            bus_subscribed: self.bus_subscribed(),
         }
     }
 }
@@ -130,6 +134,10 @@ impl Vitals for NodeVitals {
 
     fn metrics(&self) -> String {
         self.exporter.render()
+    }
+
+    fn bus_subscribed(&self) -> Option<bool> {
+        self.bus.as_ref().map(|bus| bus.is_subscribed())
     }
 
     fn draining(&self) -> bool {

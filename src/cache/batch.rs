@@ -1,7 +1,8 @@
 //! One load per key however many wait, and one statement for many keys.
 //!
 //! While a batch is under way the next one gathers, so that batches grow with the load and a lone miss waits for
-//! nobody. Both the number of waiting keys and the wait are bounded.
+//! nobody. In a crowd the next batch waits a little for the others, so that a quick database does not see many small
+//! ones. Both the number of waiting keys and the wait are bounded.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -25,7 +26,15 @@ pub struct BatchLimits {
     pub waiting: usize,
     /// How long a caller waits.
     pub wait: Duration,
+    /// After a batch of [`CROWD`] keys or more, how long the next one gathers, unless it is full of [`ENOUGH`] before.
+    pub gather: Duration,
 }
+
+/// Keys in one batch from which on it was a crowd that came.
+pub const CROWD: usize = 16;
+
+/// Keys for which no batch waits any longer.
+pub const ENOUGH: usize = 256;
 
 /// Gathers loads. `V` is the answer for one key; a key that the load leaves out gets [`NoAnswer`].
 pub struct Batcher<K, V> {
@@ -157,6 +166,16 @@ impl<K: Copy + Eq + Hash, V> Shared<K, V> {
     fn is_closed(&self) -> bool {
         self.lock().closed
     }
+
+    /// Waits for a crowd's next batch to be worth a statement.
+    async fn gather(&self) {
+        let enough = async {
+            while !self.is_closed() && self.lock().queue.len() < ENOUGH.min(self.limits.keys) {
+                self.wake.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(self.limits.gather, enough).await;
+    }
 }
 
 async fn work<K, V, F, Fut>(shared: Arc<Shared<K, V>>, load: F)
@@ -166,11 +185,16 @@ where
     F: Fn(Vec<K>, Answers<K, V>) -> Fut,
     Fut: Future<Output = ()>,
 {
+    let mut crowd = false;
     while !shared.is_closed() {
+        if std::mem::take(&mut crowd) && !shared.limits.gather.is_zero() {
+            shared.gather().await;
+        }
         let Some(keys) = shared.take() else {
             shared.wake.notified().await;
             continue;
         };
+        crowd = keys.len() >= CROWD;
         // Another worker may take what did not fit.
         shared.wake.notify_one();
         let answers = Answers { shared: shared.clone(), unanswered: keys.iter().copied().collect() };
@@ -185,7 +209,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: BatchLimits = BatchLimits { keys: 500, at_once: 1, waiting: 100, wait: Duration::from_secs(10) };
+    const LIMITS: BatchLimits =
+        BatchLimits { keys: 500, at_once: 1, waiting: 100, wait: Duration::from_secs(10), gather: Duration::ZERO };
 
     #[tokio::test]
     async fn a_thousand_callers_of_one_key_cost_one_load() {
@@ -262,6 +287,42 @@ mod tests {
             other.await.expect("no panic").expect("answered");
         }
         assert_eq!(*sizes.lock().expect("not poisoned"), [1, 50]);
+    }
+
+    /// What comes one by one after a crowd is still one batch.
+    #[tokio::test]
+    async fn a_crowd_is_waited_for_and_a_lone_miss_is_not() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let limits = BatchLimits { keys: CROWD + 4, gather: Duration::from_secs(3600), ..LIMITS };
+        let (batcher, workers) = Batcher::new(limits, {
+            let sizes = sizes.clone();
+            move |keys: Vec<usize>, mut answers: Answers<usize, usize>| {
+                sizes.lock().expect("not poisoned").push(keys.len());
+                async move { keys.iter().for_each(|&key| answers.give(key, key)) }
+            }
+        });
+        let ask = |key| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move { batcher.load(key).await })
+        };
+        workers.into_iter().for_each(|worker| drop(tokio::spawn(worker)));
+        for lone in 0..3 {
+            ask(lone).await.expect("no panic").expect("answered");
+        }
+        let mut asked: Vec<_> = (0..CROWD).map(ask).collect();
+        for first in asked.drain(..) {
+            first.await.expect("no panic").expect("answered");
+        }
+        for key in 0..limits.keys {
+            asked.push(ask(key));
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        for caller in asked {
+            caller.await.expect("no panic").expect("answered");
+        }
+        assert_eq!(*sizes.lock().expect("not poisoned"), [1, 1, 1, CROWD, limits.keys]);
     }
 
     #[tokio::test]

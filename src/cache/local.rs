@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 
 use crate::clock::BootInstant;
 use crate::entry::{LogEntry, Scope};
@@ -13,7 +14,7 @@ use crate::ids::{Sid, UserId};
 use crate::secret::SecretHash;
 use crate::store::{SessionRecord, UserRecord};
 
-use super::Ending;
+use super::{Ending, jittered};
 
 /// How long an unknown secret is remembered as unknown. A secret that does not exist now never will: this only bounds
 /// what a flood of guesses occupies.
@@ -27,6 +28,8 @@ pub struct Local {
     endings: Cache<Sid, Ending>,
     unknown: Cache<SecretHash, BootInstant>,
     user_ttl: Duration,
+    /// Before a user's record lapses, those that are used are named here to be read again.
+    lapsing: mpsc::Sender<(UserId, Sid)>,
 }
 
 struct Held<T> {
@@ -55,9 +58,9 @@ pub enum Peek {
 }
 
 impl Local {
-    /// Room for `capacity` sessions, and as many users.
+    /// Room for `capacity` sessions, and as many users. Says on `lapsing` whose record is used and about to lapse.
     #[must_use]
-    pub fn new(capacity: usize, user_ttl: Duration) -> Self {
+    pub fn new(capacity: usize, user_ttl: Duration, lapsing: mpsc::Sender<(UserId, Sid)>) -> Self {
         Self {
             sessions: Cache::new(capacity),
             users: Cache::new(capacity),
@@ -65,6 +68,7 @@ impl Local {
             endings: Cache::new(capacity),
             unknown: Cache::new(capacity.min(10_000)),
             user_ttl,
+            lapsing,
         }
     }
 
@@ -88,6 +92,10 @@ impl Local {
         if !fits {
             return Peek::Miss;
         }
+        if user.until <= instant.plus(self.ahead()) {
+            // A full queue is an answer: it is named again at its next use.
+            let _ = self.lapsing.try_send((user_id, sid));
+        }
         match judgement.fact(session.stamp, &[sid.0, user_id.0]).fact(user.stamp, &[user_id.0]).verdict() {
             Verdict::Fresh => Peek::Alive(session.value, user.value),
             Verdict::Superseded => Peek::Miss,
@@ -105,8 +113,20 @@ impl Local {
 
     /// The same for a user.
     pub fn store_user(&self, user: Arc<UserRecord>, stamp: Stamp) {
-        let until = BootInstant::now().plus(self.user_ttl);
+        let until = BootInstant::now().plus(jittered(self.user_ttl));
         self.users.insert(user.user.id, Held { value: user, stamp, until });
+    }
+
+    /// Whether this user's record is still about to lapse.
+    #[must_use]
+    pub fn is_lapsing(&self, user_id: UserId) -> bool {
+        let soon = BootInstant::now().plus(self.ahead());
+        self.users.get(&user_id).is_some_and(|user| user.until <= soon)
+    }
+
+    /// How long before its end a record that is used is read again.
+    fn ahead(&self) -> Duration {
+        self.user_ttl / 8
     }
 
     /// Remembers that a session is dead.
@@ -212,7 +232,7 @@ mod tests {
 
     impl Memory {
         fn new() -> Self {
-            Self { local: Local::new(100, Duration::from_secs(60)), freshness: Freshness::new() }
+            Self { local: Local::new(100, Duration::from_secs(60), mpsc::channel(1).0), freshness: Freshness::new() }
         }
 
         fn peek(&self, session: &SessionRecord, now: OffsetDateTime) -> Peek {

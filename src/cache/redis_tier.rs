@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::entry::{LogEntry, Position, Scope};
 use crate::ids::{DeploymentId, Sid, UserId};
-use crate::redis_link::{RedisAway, RedisLink};
+use crate::redis_link::{BreakerState, RedisAway, RedisLink};
 use crate::seal::{Purpose, Sealer};
 use crate::secret::SecretHash;
 use crate::store::{SessionRecord, UserRecord};
@@ -136,6 +136,12 @@ impl RedisTier {
         info.cmd("INFO").arg("memory");
         let memory = self.link.run::<(String,)>(&info).await.ok();
         Ok((latency, memory.and_then(|(text,)| used_memory(&text))))
+    }
+
+    /// What the link's circuit breaker does now.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerState {
+        self.link.breaker()
     }
 
     /// Whether Redis answered the last command.

@@ -166,7 +166,7 @@ settings! {
         "Commands a second that a socket may send; more closes it with 3013";
     MAX_BYTES_PER_SECOND = "PORTCULLIS_MAX_BYTES_PER_SECOND" "BYTES", Sockets, Value("1MiB"),
         "Bytes of messages a second that a socket may send; more closes it with 3013";
-    MAX_HANDSHAKES_PER_SECOND = "PORTCULLIS_MAX_HANDSHAKES_PER_SECOND" "COUNT", Sockets, Value("500"),
+    MAX_HANDSHAKES_PER_SECOND = "PORTCULLIS_MAX_HANDSHAKES_PER_SECOND" "COUNT", Sockets, Value("2000"),
         "Handshakes a second of one address (IPv6: one /64) on one node, five seconds' worth at once; more are answered 429";
     MAX_CONNECTIONS_PER_USER = "PORTCULLIS_MAX_CONNECTIONS_PER_USER" "COUNT", Sockets, Value("1000"),
         "Open sockets of one user on all nodes (on each, without Redis); one more is answered 429 or closed with 3504";
@@ -183,9 +183,11 @@ settings! {
         "Life of a user's record in the caches (a change is seen at once in any case)";
     LOCAL_CACHE_SESSIONS = "PORTCULLIS_LOCAL_CACHE_SESSIONS" "COUNT", Capacity, Value("100000"),
         "Sessions held in this node's memory";
+    WARM_SESSIONS = "PORTCULLIS_WARM_SESSIONS" "COUNT", Capacity, Value("0"),
+        "Sessions, those used last, that a node reads into its caches after its start; 0 is none";
     DATABASE_POOL_SIZE = "PORTCULLIS_DATABASE_POOL_SIZE" "COUNT", Capacity, Value("4"),
         "Database connections of this node at most, the log reader's own not counted";
-    DATABASE_ACQUIRE_TIMEOUT = "PORTCULLIS_DATABASE_ACQUIRE_TIMEOUT" "DURATION", Capacity, Value("1500ms"),
+    DATABASE_ACQUIRE_TIMEOUT = "PORTCULLIS_DATABASE_ACQUIRE_TIMEOUT" "DURATION", Capacity, Value("1s"),
         "How long a request waits for a database connection before it is answered 503";
     REDIS_TIMEOUT = "PORTCULLIS_REDIS_TIMEOUT" "DURATION", Capacity, Value("50ms"),
         "Time limit of one Redis command; then the database is asked";

@@ -26,7 +26,7 @@ fn it_starts_without_any_configuration() {
     assert_eq!(config.access_token_ttl, Duration::from_secs(15 * 60));
     assert_eq!((config.session_ttl, config.session_max_age), (7 * DAY, 30 * DAY));
     assert_eq!(config.max_message_bytes, 65536);
-    assert_eq!(config.database_acquire_timeout, Duration::from_millis(1500));
+    assert_eq!(config.database_acquire_timeout, Duration::from_secs(1));
     assert!(config.throttling && !config.cookies && !config.enumeration_defence);
     assert!(config.password_threads >= 1);
     assert!(config.warnings.is_empty());

@@ -104,6 +104,8 @@ pub struct NodeHealth {
     pub caught_up: bool,
     /// It is stopping.
     pub draining: bool,
+    /// Something comes on the bus; null without Redis.
+    pub bus_subscribed: Option<bool>,
 }
 
 impl HealthReport {
@@ -157,7 +159,7 @@ pub(super) async fn live() -> Response {
 #[utoipa::path(
     get, path = "/health/ready", tag = "operators",
     responses(
-        (status = 200, description = "It takes new clients", body = Liveness),
+        (status = 200, description = "It takes new clients", body = Readiness),
         (status = 503, description = "Send nobody new: it is stopping, or not caught up"),
     )
 )]
@@ -169,13 +171,28 @@ pub(super) async fn ready(State(gateway): State<Shared>) -> Response {
         return Problem::overloaded("not_caught_up", "The node is catching up with the revocation log.", 1)
             .into_response();
     }
-    uncached(Json(Liveness { status: "ready" }))
+    let bus = match gateway.vitals.bus_subscribed() {
+        None => "off",
+        Some(true) => "subscribed",
+        Some(false) => "silent",
+    };
+    uncached(Json(Readiness { status: "ready", bus }))
 }
 
-/// The answer of the probes.
+/// The answer of the readiness probe.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Readiness {
+    /// `ready`.
+    status: &'static str,
+    /// How revocations arrive first: `subscribed`, or `silent` when nothing comes on the bus and the log alone brings
+    /// them (a node is ready all the same), or `off` without Redis.
+    bus: &'static str,
+}
+
+/// The answer of the liveness probe.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Liveness {
-    /// `live` or `ready`.
+    /// `live`.
     status: &'static str,
 }
 

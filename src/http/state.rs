@@ -38,6 +38,8 @@ pub trait Vitals: Send + Sync + 'static {
     fn jwks(&self) -> serde_json::Value;
     /// All metrics as Prometheus text.
     fn metrics(&self) -> String;
+    /// Whether something comes on the bus between the nodes; `None` without one.
+    fn bus_subscribed(&self) -> Option<bool>;
     /// The node is stopping: orchestrators should send nobody new.
     fn draining(&self) -> bool;
 }

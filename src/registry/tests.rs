@@ -305,6 +305,19 @@ async fn a_drain_spreads_its_closes_over_the_window() {
     assert_eq!(registry.register(None, address(1)).err(), Some(LimitReached::Draining));
 }
 
+/// A drain raises its flag and then takes its list; a newcomer enters the list and then looks at the flag. Here between
+/// the two halves of the drain.
+#[tokio::test]
+async fn whoever_came_before_the_flag_is_told_and_whoever_comes_before_the_list_is_refused() {
+    let registry = registry();
+    let before = waiting(&registry);
+    registry.0.draining.store(true, Ordering::SeqCst);
+    assert_eq!(registry.register(None, address(1)).err(), Some(LimitReached::Draining));
+    assert_eq!(before.bind(subject(UserId::random())).map(drop), Ok(()));
+    registry.drain(Duration::ZERO).await;
+    assert_eq!((code(&before), registry.len()), (Some(3001), 1));
+}
+
 #[tokio::test]
 async fn nobody_is_left_open_who_registers_while_the_drain_takes_its_list() {
     for _ in 0..200 {

@@ -28,7 +28,7 @@ use crate::problem::Problem;
 use crate::registry::{LimitReached, Registration, Subject};
 
 /// For the judge, all its loads included. Later than that nobody waits for the answer.
-const JUDGING_TIME: Duration = Duration::from_secs(5);
+const JUDGING_TIME: Duration = Duration::from_secs(2);
 /// For hyper to hand the connection over: the client must take the head of the 101.
 const UPGRADE_TIME: Duration = Duration::from_secs(10);
 
@@ -166,7 +166,7 @@ impl Door {
         if !head::asks_for(bytes, &super::PATHS) {
             return Knock::NotOurs(stream);
         }
-        let Some((parts, size)) = head::read(bytes) else { return Knock::NotOurs(stream) };
+        let Some((mut parts, size)) = head::read(bytes) else { return Knock::NotOurs(stream) };
         parts.extensions.insert(ConnectInfo(peer));
         match admit(&self.0, &parts).await {
             Ok((answer, admitted)) => {
@@ -232,6 +232,10 @@ async fn judge(
     let credential = credentials::explicit(&parts.headers, &offer.query)?;
     let judging = judge_and_register(state, parts, Network::of(visitor.ip), credential);
     let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
+    // Once more: a server that stops spoils the head of a 101.
+    if state.draining.is_cancelled() {
+        return Err(LimitReached::Draining.into());
+    }
     Ok((offer, principal, registration))
 }
 

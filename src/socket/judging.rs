@@ -10,8 +10,8 @@ use super::connection::{Connection, Early, Exit};
 use crate::auth::{AuthError, Recheck};
 use crate::protocol::Close;
 
-/// For one question to the judge, or one rpc. An answer that comes later is as good as none.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// For one question to the judge. An answer that comes later is as good as none.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at a session whose end has come by what is known here. Uses are written behind, so the session may
 /// have slid on by now.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);

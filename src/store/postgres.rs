@@ -33,10 +33,10 @@ pub(super) use self::log::LogReader;
 use self::pool::{Leased, Pool};
 use self::script::Script;
 use super::before_commit::about_to_commit;
-use super::error::is_broken;
+use super::error::{is_broken, timed_out};
 use super::rows::{Answer, EntryRow, entries, parse};
 use super::timing::QueryTimer;
-use super::{PoolStatus, StoreConfig, StoreError, StoreResult};
+use super::{FIRST_ANSWER, PoolStatus, StoreConfig, StoreError, StoreResult};
 use crate::clock::BootInstant;
 use crate::entry::LogEntry;
 
@@ -49,6 +49,8 @@ pub(super) struct Postgres {
     options: PgConnectOptions,
     begin_read: Script,
     begin_write: Script,
+    /// How long a transaction may take to begin.
+    begin_limit: Duration,
 }
 
 impl Postgres {
@@ -67,6 +69,7 @@ impl Postgres {
             options,
             begin_read: sql::begin_read(config.statement_timeout),
             begin_write: sql::begin_write(config.statement_timeout),
+            begin_limit: config.acquire_timeout + FIRST_ANSWER,
         })
     }
 
@@ -114,6 +117,10 @@ impl Postgres {
 
     /// A transaction that writes. A dead pooled connection shows here, where trying another is safe.
     async fn begin(&self, query: &'static str) -> StoreResult<Transaction<'_>> {
+        tokio::time::timeout(self.begin_limit, self.begin_now(query)).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    async fn begin_now(&self, query: &'static str) -> StoreResult<Transaction<'_>> {
         let place = self.pool.place()?;
         let mut attempts = 0;
         loop {

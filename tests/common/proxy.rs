@@ -3,8 +3,7 @@
 //! It loses no bytes of its own accord: what it holds back arrives late, when the fault is over, as it does after a real
 //! partition. Late entries and late answers are the interesting ones.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -54,7 +53,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    server: SocketAddr,
+    server: AtomicU16,
     network: watch::Sender<Network>,
     resets: watch::Sender<u64>,
     forgotten: AtomicU64,
@@ -66,7 +65,7 @@ impl Proxy {
     /// A proxy in front of the server on this port of this machine.
     pub fn before(port: u16) -> Self {
         let shared = Arc::new(Shared {
-            server: SocketAddr::from(([127, 0, 0, 1], port)),
+            server: AtomicU16::new(port),
             network: watch::Sender::new(Network::Passes),
             resets: watch::Sender::new(0),
             forgotten: AtomicU64::new(0),
@@ -96,6 +95,12 @@ impl Proxy {
     /// Resets every connection that stands.
     pub fn reset(&self) {
         self.shared.resets.send_modify(|resets| *resets += 1);
+    }
+
+    /// From now on it stands before another server: the connections that stand are reset, new ones lead there.
+    pub fn lead_to(&self, port: u16) {
+        self.shared.server.store(port, Ordering::SeqCst);
+        self.reset();
     }
 
     /// Nothing passes any more on the connections that stand, as when a firewall has forgotten them; new ones are fine.
@@ -168,7 +173,7 @@ impl Shared {
     async fn carry(self: Arc<Self>, mut node: TcpStream) {
         let mut resets = self.resets.subscribe();
         let born = self.forgotten.load(Ordering::SeqCst);
-        let Ok(mut server) = TcpStream::connect(self.server).await else {
+        let Ok(mut server) = TcpStream::connect(("127.0.0.1", self.server.load(Ordering::SeqCst))).await else {
             let _ = node.set_zero_linger();
             return;
         };

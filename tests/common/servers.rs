@@ -30,7 +30,17 @@ impl Server {
     }
 
     fn start(&self) {
-        *self.process.lock().expect("process") = Some(Watched::spawn(&self.command, self.farewell, &self.log));
+        self.start_with(&[]);
+    }
+
+    /// Starts it with more arguments, this once.
+    fn start_with(&self, arguments: &[&str]) {
+        let mut command = Command::new(self.command.get_program());
+        command.args(self.command.get_args()).args(arguments);
+        if let Some(directory) = self.command.get_current_dir() {
+            command.current_dir(directory);
+        }
+        *self.process.lock().expect("process") = Some(Watched::spawn(&command, self.farewell, &self.log));
     }
 
     fn kill(&self) {
@@ -112,6 +122,25 @@ impl RedisServer {
     pub fn restart(&self) {
         self.server.end();
         self.server.start();
+        self.wait();
+    }
+
+    /// Kills it and starts it again with as much to load as takes half a minute: it accepts connections, lets people
+    /// publish and subscribe, and answers `LOADING` to everything else.
+    pub fn restart_loading(&self) {
+        let filler = "x".repeat(2048);
+        let fill: Vec<_> = (0..600).map(|key| format!("SET filler:{key} {filler}")).collect();
+        self.run(&fill.iter().map(String::as_str).collect::<Vec<_>>());
+        self.run(&["SAVE"]);
+        self.server.end();
+        self.server.start_with(&["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"]);
+        let what = || format!("redis-server loads; its log:\n{}", self.server.log());
+        eventually_blocking(what, || self.ping().is_ok_and(|answer| answer == *b"-LOADIN"));
+    }
+
+    /// Lets it finish loading, and waits for that.
+    pub fn finish_loading(&self) {
+        self.run(&["CONFIG SET key-load-delay 0"]);
         self.wait();
     }
 

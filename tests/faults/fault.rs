@@ -23,6 +23,8 @@ pub enum Fault {
     RedisFull,
     RedisPasswordRotated,
     RedisReadOnly,
+    RedisLoading,
+    RedisMasterDemoted,
     PostgresKilled,
     PostgresFrozen,
     PostgresConnectionsUsedUp,
@@ -43,7 +45,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, in the table's order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Nothing,
         Self::RedisKilled,
         Self::RedisFrozen,
@@ -53,6 +55,8 @@ impl Fault {
         Self::RedisFull,
         Self::RedisPasswordRotated,
         Self::RedisReadOnly,
+        Self::RedisLoading,
+        Self::RedisMasterDemoted,
         Self::PostgresKilled,
         Self::PostgresFrozen,
         Self::PostgresConnectionsUsedUp,
@@ -83,6 +87,8 @@ impl Fault {
             Self::RedisFull => "Redis at `maxmemory`, noeviction",
             Self::RedisPasswordRotated => "Redis password rotated, connections killed",
             Self::RedisReadOnly => "Redis a read-only replica of a dead master",
+            Self::RedisLoading => "Redis restarted, loading its data",
+            Self::RedisMasterDemoted => "one node still with a demoted master, which accepts `PUBLISH`",
             Self::PostgresKilled => "Postgres stopped at once (immediate)",
             Self::PostgresFrozen => "Postgres stopped (SIGSTOP)",
             Self::PostgresConnectionsUsedUp => "Postgres `max_connections` used up",
@@ -120,6 +126,12 @@ impl Fault {
                 rig.redis.run(&["CONFIG SET requirepass rotated", "AUTH rotated", kill[0], kill[1]]);
             }
             Self::RedisReadOnly => drop(rig.redis.run(&["REPLICAOF 127.0.0.1 1"])),
+            Self::RedisLoading => rig.redis.restart_loading(),
+            Self::RedisMasterDemoted => {
+                // What the new master is told reaches the old one too, and nothing goes the other way.
+                rig.redis.run(&[&format!("REPLICAOF 127.0.0.1 {}", rig.other_redis().port())]);
+                rig.victim().redis.lead_to(rig.other_redis().port());
+            }
             Self::PostgresKilled => rig.postgres.kill(),
             Self::PostgresFrozen => rig.postgres.stop_signal(),
             Self::PostgresSlow => rig.postgres_network(Network::Delays(Duration::from_millis(200))),
@@ -174,6 +186,11 @@ impl Fault {
             Self::RedisFull => drop(rig.redis.run(&["CONFIG SET maxmemory 0"])),
             Self::RedisPasswordRotated => drop(rig.redis.run(&["AUTH rotated", "CONFIG SET requirepass \"\""])),
             Self::RedisReadOnly => drop(rig.redis.run(&["REPLICAOF NO ONE"])),
+            Self::RedisLoading => rig.redis.finish_loading(),
+            Self::RedisMasterDemoted => {
+                rig.redis.run(&["REPLICAOF NO ONE"]);
+                rig.victim().redis.lead_to(rig.redis.port());
+            }
             Self::PostgresKilled => rig.postgres.restart(),
             Self::PostgresFrozen => rig.postgres.cont_signal(),
             Self::PostgresConnectionsUsedUp => hogs.let_go(),

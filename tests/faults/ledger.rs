@@ -70,6 +70,11 @@ impl Credential {
         *login = login.with_token(token);
     }
 
+    /// Whether nobody has asked for its end.
+    pub fn is_good(&self) -> bool {
+        *self.fate() == Fate::Good
+    }
+
     /// Before its end is asked for.
     pub fn ending(&self) {
         *self.fate() = Fate::Ending;

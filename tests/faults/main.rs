@@ -7,13 +7,18 @@
 mod common;
 
 mod at_the_edge;
+mod delays;
 mod fault;
+mod flood;
 mod herd;
 mod ledger;
 mod mix;
 mod people;
+mod races;
+mod random;
 mod rig;
 mod run;
+mod silence;
 mod story;
 mod table;
 
@@ -47,6 +52,8 @@ faults! {
     redis_full: RedisFull,
     redis_password_rotated: RedisPasswordRotated,
     redis_read_only: RedisReadOnly,
+    redis_loading: RedisLoading,
+    redis_master_demoted: RedisMasterDemoted,
     postgres_killed: PostgresKilled,
     postgres_frozen: PostgresFrozen,
     postgres_connections_used_up: PostgresConnectionsUsedUp,

@@ -1,5 +1,7 @@
 //! What a fault happens to: two nodes, each with a network of its own to one Redis and one Postgres.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -25,12 +27,34 @@ pub struct Member {
     pub postgres: Proxy,
 }
 
+impl Member {
+    /// Samples of a metric by their labels, as Prometheus text has them; none when the node does not answer.
+    pub async fn metric(&self, name: &str) -> Vec<(String, f64)> {
+        let metrics = self.node.get("/metrics").timeout(Duration::from_secs(2)).try_send().await;
+        let text = metrics.map(|answer| answer.text).unwrap_or_default();
+        let sample = |line: &str| {
+            let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+            (labels.is_empty() || labels.starts_with('{')).then_some((labels.to_owned(), value.parse().ok()?))
+        };
+        text.lines().filter_map(sample).collect()
+    }
+
+    /// Queries that the node has sent to the database since it started, by name.
+    pub async fn queries(&self) -> BTreeMap<String, u64> {
+        let name = |labels: String| labels.trim_start_matches("{query=\"").trim_end_matches("\"}").to_owned();
+        let samples = self.metric("portcullis_database_queries_total").await;
+        samples.into_iter().map(|(labels, count)| (name(labels), count as u64)).collect()
+    }
+}
+
 /// Two nodes, two servers, four lines. Nodes end before the servers they use.
 pub struct Rig {
     /// The nodes.
     pub members: Vec<Member>,
     /// Their Redis.
     pub redis: RedisServer,
+    /// Another Redis, for a failover.
+    other_redis: OnceLock<RedisServer>,
     /// Their Postgres.
     pub postgres: PostgresServer,
     /// The database, reached past the proxies.
@@ -61,12 +85,18 @@ impl Rig {
         for member in &members {
             member.gateway.ready().await;
         }
-        Self { members, redis, postgres, database: Database::Postgres(database_url.clone()), database_url }
+        let database = Database::Postgres(database_url.clone());
+        Self { members, redis, other_redis: OnceLock::new(), postgres, database, database_url }
     }
 
     /// The second node: the one that things happen to.
     pub fn victim(&self) -> &Member {
         &self.members[1]
+    }
+
+    /// Another Redis, which nobody knows before a failover.
+    pub fn other_redis(&self) -> &RedisServer {
+        self.other_redis.get_or_init(RedisServer::start)
     }
 
     /// A client of this node.
@@ -83,10 +113,7 @@ impl Rig {
     pub async fn queries(&self) -> Vec<u64> {
         let mut queries = Vec::new();
         for member in &self.members {
-            let metrics = member.node.get("/metrics").timeout(Duration::from_secs(2)).try_send().await;
-            let text = metrics.map(|answer| answer.text).unwrap_or_default();
-            let counts = text.lines().filter(|line| line.starts_with("portcullis_database_queries_total"));
-            queries.push(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64);
+            queries.push(member.queries().await.into_values().sum());
         }
         queries
     }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use portcullis::entry::{EndReason, LogEntry, Scope};
 use portcullis::ids::UserId;
-use portcullis::store::{Retention, StoreError};
+use portcullis::secret::SecretHash;
+use portcullis::store::{MetadataChange, ProfileChange, Retention, StoreError};
+use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::database::{DAY, Database, HOUR, Hand, new_session};
@@ -42,6 +44,58 @@ async fn an_entry_that_commits_after_later_ids_were_read_still_arrives() {
     assert_eq!(users(&read.entries), [slow]);
     assert!(read.entries[0].id < later[0].id && read.entries[0].position < later[0].position);
     assert!(reader.read().await.unwrap().entries.is_empty());
+}
+
+/// As many of the gateway's transactions as `count` wait for a lock.
+async fn wait_for_a_lock(database: &Database, count: i64) {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+        AND datname = current_database() AND application_name = 'portcullis'";
+    while database.number(WAITING).await < count {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Two changes of one profile, both under way before either is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn crossing_profile_changes_are_both_kept() {
+    let database = Database::postgres().await;
+    let user = database.user().await;
+    let mut hand = database.hand().await;
+    hand.run(format!("BEGIN; UPDATE users SET full_name = 'held' WHERE id = '{user}'")).await;
+    let crossing: Vec<_> = ["first", "second"]
+        .map(|key| {
+            let patch = MetadataChange::Merge([(key.to_owned(), json!(true))].into_iter().collect());
+            let change = ProfileChange { metadata: Some(patch), ..ProfileChange::default() };
+            let store = database.store.clone();
+            tokio::spawn(async move { store.update_profile(user, change, 1000).await.unwrap() })
+        })
+        .into();
+    wait_for_a_lock(&database, 2).await;
+    hand.run("ROLLBACK").await;
+    for change in crossing {
+        change.await.unwrap();
+    }
+    let record = database.store.load_users(&[user]).await.unwrap().value.remove(0);
+    assert_eq!(record.user.metadata, json!({"first": true, "second": true}));
+}
+
+/// Two redemptions of one ticket, the second under way before the first is committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_is_being_redeemed_is_not_redeemed_twice() {
+    let database = Database::postgres().await;
+    let ticket = SecretHash::of(b"ticket");
+    let mut hand = database.hand().await;
+    let digits: String = ticket.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    hand.run(format!(
+        "BEGIN; INSERT INTO used_tickets (ticket, expires_at) VALUES ('\\x{digits}', now() + interval '1 hour')"
+    ))
+    .await;
+    let store = database.store.clone();
+    let expires_at = OffsetDateTime::now_utc() + HOUR;
+    let second = tokio::spawn(async move { store.redeem_ticket(ticket, expires_at).await.unwrap() });
+    wait_for_a_lock(&database, 1).await;
+    hand.run("COMMIT").await;
+    assert!(!second.await.unwrap(), "redeemed twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]

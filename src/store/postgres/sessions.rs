@@ -20,6 +20,10 @@ const SESSIONS: &str = concat!(
 
 const USERS: &str = concat!("SELECT coalesce(json_agg(", user_json!(), "), '[]') FROM users u WHERE u.id IN ");
 
+/// Without an index, which every use of a session would have to move: one scan at a start that asks for it.
+const RECENT: &str = "SELECT coalesce(json_agg(r.sid ORDER BY r.last_seen_at DESC), '[]') FROM (SELECT s.sid, s.last_seen_at \
+    FROM sessions s WHERE s.ended_at IS NULL AND s.expires_at > now() ORDER BY s.last_seen_at DESC LIMIT ";
+
 const DEVICES: &str = concat!(
     "SELECT coalesce(json_agg(json_build_object('sid', d.sid, 'device_name', d.device_name, ",
     "'user_agent', d.user_agent, 'ip', host(d.ip), 'created_at', ",
@@ -66,6 +70,12 @@ impl Postgres {
         let rows = Script::new(SESSIONS).text("s.secret_hash IN ").list(hashes, Script::hash);
         let (answer, read_at) = self.read::<SessionRow>("load_sessions_by_secret", rows).await?;
         Ok(answer.facts(read_at))
+    }
+
+    pub(in crate::store) async fn recent_sessions(&self, count: usize) -> StoreResult<Vec<Sid>> {
+        let rows = Script::new(RECENT).unsigned(count as u64).text(") r");
+        let (answer, _) = self.read::<Sid>("recent_sessions", rows).await?;
+        Ok(answer.rows)
     }
 
     pub(in crate::store) async fn load_users(&self, ids: &[UserId]) -> StoreResult<Read<Vec<UserRecord>>> {

@@ -22,6 +22,15 @@ const SESSIONS_BY_SECRET: &str = answer!(
 
 const USERS: &str = answer!(user_json!(), "users u WHERE u.id IN (SELECT value FROM json_each(?1))");
 
+const RECENT: &str = answer!(
+    "r.sid",
+    concat!(
+        "(SELECT s.sid FROM sessions s WHERE s.ended_at IS NULL AND s.expires_at > ",
+        now!(),
+        " ORDER BY s.last_seen_at DESC LIMIT ?1) r"
+    )
+);
+
 const DEVICES: &str = answer!(
     "json_object('sid', d.sid, 'device_name', d.device_name, 'user_agent', d.user_agent, 'ip', d.ip, \
      'created_at', d.created_at, 'last_seen_at', d.last_seen_at, 'expires_at', d.expires_at)",
@@ -60,6 +69,12 @@ impl Sqlite {
         let query = sqlx::query(SESSIONS_BY_SECRET).bind(serde_json::to_string(&keys)?);
         let (answer, read_at) = self.read::<SessionRow>("load_sessions_by_secret", query).await?;
         Ok(answer.facts(read_at))
+    }
+
+    pub(in crate::store) async fn recent_sessions(&self, count: usize) -> StoreResult<Vec<Sid>> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let (answer, _) = self.read::<Sid>("recent_sessions", sqlx::query(RECENT).bind(count)).await?;
+        Ok(answer.rows)
     }
 
     pub(in crate::store) async fn load_users(&self, ids: &[UserId]) -> StoreResult<Read<Vec<UserRecord>>> {

@@ -1,0 +1,132 @@
+//! The races that must not exist, each forced at the front door: a line is slowed down or held up until the other side
+//! has done its part. `tests/README.md` names the test of every race.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+
+use crate::common::gateway::Settings;
+use crate::common::proxy::Network;
+use crate::common::{Answer, Event, Login, eventually};
+use crate::rig::Rig;
+
+/// How much later the victim hears each answer of its database. The servers do at once what they are told.
+const LATE: Duration = Duration::from_millis(300);
+
+/// The victim has sent this query for the `count`th time.
+async fn has_sent(rig: &Rig, query: &str, count: u64) {
+    eventually("the query is sent", async || {
+        (rig.victim().queries().await.get(query).copied().unwrap_or(0) >= count).then_some(())
+    })
+    .await;
+}
+
+/// Postgres has done what was asked with this statement and waits for the next.
+async fn was_executed(rig: &Rig, statement: &str) {
+    const DONE: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'portcullis' \
+        AND state LIKE 'idle%' AND query LIKE '%' || $1 || '%'";
+    let mut connection = PgConnection::connect(&rig.database_url).await.expect("connect to Postgres");
+    eventually("the statement is executed", async || {
+        let done: i64 = sqlx::query_scalar(DONE).bind(statement).fetch_one(&mut connection).await.expect("a number");
+        (done > 0).then_some(())
+    })
+    .await;
+}
+
+/// Fill after revoke: the read has seen the session alive, the logout is answered, and only then the read's answer
+/// comes to the node, which heard of the logout before.
+async fn a_late_fill(what: &str, ask: impl AsyncFn(&Rig, &Login) -> Answer) {
+    let rig = Rig::start(Settings::embedded()).await;
+    let alice = rig.node(0).signup().await;
+    // Nobody has shown the session yet: the victim is to ask its database.
+    assert_eq!(rig.redis.run(&["DBSIZE"])[0].trim(), ":0");
+    rig.victim().postgres.network(Network::Delays(LATE));
+    let (answer, ()) = tokio::join!(ask(&rig, &alice), async {
+        was_executed(&rig, "encode(s.secret_hash").await;
+        rig.node(0).logout(&alice.token).await.expect(200);
+    });
+    // It was asked before the logout was answered, so that a yes would be fair; but none that lasts.
+    assert!([200, 204, 401].contains(&answer.status), "{what}: {answer:#?}");
+    eprintln!("{what}: {}", answer.status);
+    if let Some(token) = answer["access_token"].as_str() {
+        rig.victim().node.verify(token).await.is_bad_token();
+    }
+    rig.victim().node.verify(&alice.token).await.is_bad_token();
+    rig.victim().node.validate(&alice.session_id).await.problem(&[401]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_comes_after_the_logout_brings_nobody_back() {
+    a_late_fill("verify", async |rig, alice| rig.victim().node.verify(&alice.token).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_crosses_the_logout_is_worth_nothing() {
+    a_late_fill("validate-session", async |rig, alice| rig.victim().node.validate(&alice.session_id).await).await;
+}
+
+/// The gap at admission: judged and found good, the ticket on its way into the database, and now the logout. No socket's
+/// task runs yet that could be told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_finds_the_socket_that_is_being_admitted() {
+    let rig = Rig::start(Settings::embedded()).await;
+    let alice = rig.node(0).signup().await;
+    let ticket = rig.node(0).ticket(&alice.token, None).await;
+    rig.victim().postgres.network(Network::Delays(LATE));
+    let (opened, ()) = tokio::join!(rig.victim().node.socket().ticket(&ticket).try_open(), async {
+        has_sent(&rig, "redeem_ticket", 1).await;
+        rig.node(0).logout(&alice.token).await.expect(200);
+    });
+    let mut socket = opened.expect("it was good when it was judged");
+    socket.expect_forced(4500, "logged out").await;
+}
+
+/// The same gap, and the node drains: whoever is not in yet is sent to another node, by an honest status.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_turns_away_the_socket_that_is_being_admitted() {
+    let rig = Rig::start(Settings::embedded().env("PORTCULLIS_DRAIN_WINDOW", "1s")).await;
+    let alice = rig.node(0).signup().await;
+    let ticket = rig.node(0).ticket(&alice.token, None).await;
+    rig.victim().postgres.network(Network::Delays(LATE));
+    let (answer, ()) = tokio::join!(rig.victim().node.socket().ticket(&ticket).attempt(), async {
+        has_sent(&rig, "redeem_ticket", 1).await;
+        rig.victim().gateway.terminate();
+    });
+    answer.is_problem(503, "draining");
+    assert_eq!(rig.victim().gateway.exited().await, 0);
+}
+
+/// A late entry: what the bus held up arrives when the user has logged in again and is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_comes_late_spares_the_login_after_it() {
+    let rig = Rig::start(Settings::embedded()).await;
+    let alice = rig.node(0).signup().await;
+    let mut old = rig.victim().node.connect(&alice.token).await;
+    rig.victim().redis.network(Network::LosesAnswers);
+    rig.node(0).logout_all(&alice.token).await.expect(200);
+    // By the log.
+    old.expect_forced(4501, "logged out everywhere").await;
+    let again = rig.node(0).login(&alice).await;
+    let mut new = rig.victim().node.connect(&again.token).await;
+    rig.victim().redis.network(Network::Passes);
+    // What it held up comes before what is published now, and that is seen to arrive.
+    let push = eventually("something newer has come over the bus", async || {
+        rig.node(0)
+            .patch_profile(&again.token, &serde_json::json!({"full_name": uuid::Uuid::new_v4()}))
+            .await
+            .expect(200);
+        match new.next_by(tokio::time::Instant::now() + Duration::from_millis(500)).await {
+            Some(Event::Push(push)) => Some(push),
+            Some(Event::Closed(code, reason)) => panic!("closed with {code} {reason}"),
+            _ => None,
+        }
+    })
+    .await;
+    assert_eq!(push["message"]["data"]["type"], "user.updated");
+    eventually("the bus is heard again", async || {
+        let ready = rig.victim().node.get("/health/ready").send().await.expect(200);
+        (ready.str("bus") == "subscribed").then_some(())
+    })
+    .await;
+    new.expect_open().await;
+}
