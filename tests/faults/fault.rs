@@ -1,6 +1,7 @@
 //! The faults, by name: how each begins, goes on and ends.
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
@@ -111,7 +112,8 @@ impl Fault {
     /// Begins it.
     pub async fn begin(self, rig: &Rig) {
         tokio::task::block_in_place(|| match self {
-            Self::Nothing | Self::RedisFlushed | Self::SubscriptionsKilled | Self::PostgresConnectionsUsedUp => {}
+            Self::Nothing | Self::RedisFlushed | Self::SubscriptionsKilled => {}
+            Self::PostgresConnectionsUsedUp => rig.nodes_have_no_connection.store(true, Ordering::SeqCst),
             Self::RedisKilled => rig.redis.kill(),
             Self::RedisFrozen => rig.redis.stop_signal(),
             Self::RedisRestartedEmpty => {
@@ -193,7 +195,10 @@ impl Fault {
             }
             Self::PostgresKilled => rig.postgres.restart(),
             Self::PostgresFrozen => rig.postgres.cont_signal(),
-            Self::PostgresConnectionsUsedUp => hogs.let_go(),
+            Self::PostgresConnectionsUsedUp => {
+                hogs.let_go();
+                rig.nodes_have_no_connection.store(false, Ordering::SeqCst);
+            }
             Self::PostgresSlow => rig.postgres_network(Network::Passes),
             Self::NodeCutFromRedis
             | Self::NodeDeafToRedis

@@ -1,6 +1,7 @@
 //! Persons with one revocation ahead of them, and how it is asked for until it is answered.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -125,6 +126,9 @@ impl Person {
     }
 
     async fn disable(&self, rig: &Rig) -> bool {
+        if rig.nodes_have_no_connection.load(Ordering::SeqCst) {
+            return false;
+        }
         let email = self.sessions[0].login().email;
         let disabling = rig.database.try_disable(&email);
         tokio::time::timeout(PATIENCE, disabling).await.is_ok_and(|outcome| outcome.is_ok())

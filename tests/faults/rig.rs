@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -61,6 +62,9 @@ pub struct Rig {
     pub database: Database,
     /// The database's URL, past the proxies.
     pub database_url: String,
+    /// No node has a connection to the database, yet somebody else may get one. What is written by hand then is known
+    /// to no node: the lease does not cover it, and the design excludes it.
+    pub nodes_have_no_connection: AtomicBool,
 }
 
 impl Rig {
@@ -86,7 +90,15 @@ impl Rig {
             member.gateway.ready().await;
         }
         let database = Database::Postgres(database_url.clone());
-        Self { members, redis, other_redis: OnceLock::new(), postgres, database, database_url }
+        Self {
+            members,
+            redis,
+            other_redis: OnceLock::new(),
+            postgres,
+            database,
+            database_url,
+            nodes_have_no_connection: AtomicBool::new(false),
+        }
     }
 
     /// The second node: the one that things happen to.
