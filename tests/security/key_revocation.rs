@@ -196,6 +196,8 @@ async fn a_node_cut_from_the_database_hears_of_keys_and_of_their_end(_: Mode) {
 /// Cuts a node from its database, once it has heard enough of the other one to go by its lease.
 async fn cut_off(proxy: &Proxy, cut: &Gateway, token: &str) {
     eventually("the node answers without its database", async || {
+        // Cut off in the middle of catching up, it would never come to hear enough.
+        eventually("the node answers", async || (cut.node().me(token).await.status == 200).then_some(())).await;
         proxy.network(Network::Refuses);
         let since = Instant::now();
         // Past this, what it remembers is proven by the beats alone.
