@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +21,7 @@ use crate::clock::{BootInstant, DatabaseClock};
 use crate::config::Config;
 use crate::freshness::Freshness;
 use crate::headcount::Headcount;
-use crate::http::{self, HttpState};
+use crate::http::{Front, HttpState};
 use crate::ids::NodeId;
 use crate::keyring::{Keyring, KeyringParts};
 use crate::open_files::OpenFiles;
@@ -239,8 +238,8 @@ impl App {
     /// When a background duty died: a node that has become deaf must not go on.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
         let closed = CancellationToken::new();
-        let (door, router) = self.ways_in();
-        let serving = server::serve(listener, door, router, self.files.http, closed.clone(), self.tasks.clone());
+        let (door, front) = self.ways_in();
+        let serving = server::serve(listener, door, front, self.files.http, closed.clone(), self.tasks.clone());
         let serving = tokio::spawn(serving);
         let died = tokio::select! {
             () = stop.cancelled() => None,
@@ -274,7 +273,7 @@ impl App {
         }
     }
 
-    fn ways_in(&self) -> (Door, Router) {
+    fn ways_in(&self) -> (Door, Front) {
         let (door, sockets) = socket::ways_in(SocketParts {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
@@ -287,13 +286,13 @@ impl App {
             tasks: self.tasks.clone(),
             wheel: self.wheel.clone(),
         });
-        let http = http::router(HttpState {
+        let state = HttpState {
             auth: self.auth.clone(),
             accounts: self.accounts.clone(),
             config: self.config.clone(),
             vitals: Arc::new(NodeVitals::of(self)),
-        });
-        (door, http.merge(sockets))
+        };
+        (door, Front::new(state, sockets))
     }
 }
 

@@ -73,10 +73,35 @@ fn pages() -> Router<Shared> {
         .route("/docs/{file}", get(docs::file))
 }
 
-/// The whole HTTP side. Connections must come with a `ConnectInfo<SocketAddr>`; metrics must be installed before.
-pub fn router(state: HttpState) -> Router {
-    let document = docs::finish(endpoints().merge(forward_auth()).into_openapi());
-    let cors = cors(&state.config.allowed_origins);
+/// The whole HTTP side as the server sees it.
+#[derive(Clone)]
+pub struct Front {
+    gateway: Shared,
+    router: Router,
+}
+
+impl Front {
+    /// Joins the endpoints here with `others`. Metrics must be installed before.
+    pub fn new(state: HttpState, others: Router) -> Self {
+        let document = docs::finish(endpoints().merge(forward_auth()).into_openapi());
+        let gateway = Arc::new(Gateway::new(state, document));
+        let router = router(&gateway).merge(others);
+        Self { gateway, router }
+    }
+
+    /// The answer to a request of the hot path, if memory alone has it. With `None` ask the [`router`](Self::router).
+    pub fn at_once<B>(&self, request: &axum::http::Request<B>) -> Option<Response> {
+        verify::at_once(&self.gateway, request)
+    }
+
+    /// Answers everything. Requests must come with a `ConnectInfo<SocketAddr>`.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+}
+
+fn router(gateway: &Shared) -> Router {
+    let cors = cors(&gateway.config.allowed_origins);
     let with_cors = |router: Router<Shared>| match &cors {
         Some(cors) => router.layer(cors.clone()),
         None => router,
@@ -87,7 +112,7 @@ pub fn router(state: HttpState) -> Router {
         .method_not_allowed_fallback(wrong_method);
     let everything = with_cors(everything).layer(axum::middleware::from_fn(edge::edge));
     let forward_auth = Router::from(forward_auth()).method_not_allowed_fallback(wrong_method);
-    everything.merge(with_cors(forward_auth)).with_state(Arc::new(Gateway::new(state, document)))
+    everything.merge(with_cors(forward_auth)).with_state(Arc::clone(gateway))
 }
 
 /// The router adds `Allow`; the marks are for `verify`, which has no layer for them.

@@ -13,9 +13,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
+use futures_util::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::http::Front;
 use crate::socket::{Begun, Door, Knock};
 use doorway::{Doorway, Visit};
 
@@ -74,19 +75,19 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `door` and `router` until `stop`; then no connection is accepted any more, requests in flight are finished,
+/// Serves `door` and `front` until `stop`; then no connection is accepted any more, requests in flight are finished,
 /// and connections are closed as they become idle. The connections' tasks belong to `tasks`, the sockets' too. Of
 /// connections that are no sockets (yet) there are at most `most_connections`.
 pub async fn serve(
     listener: TcpListener,
     door: Door,
-    router: Router,
+    front: Front,
     most_connections: usize,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
     let doorway = Doorway::new(most_connections);
-    let server = Arc::new(Server { door, router, stop: stop.clone() });
+    let server = Arc::new(Server { door, front, stop: stop.clone() });
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -120,7 +121,7 @@ pub async fn serve(
 
 struct Server {
     door: Door,
-    router: Router,
+    front: Front,
     stop: CancellationToken,
 }
 
@@ -170,15 +171,12 @@ impl Server {
         let answer = Mutex::new(answer);
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             visit.asks();
-            request.extensions_mut().insert(ConnectInfo(peer));
-            let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let router = self.router.clone();
-            async move {
-                match answer {
-                    Some(answer) => Ok::<_, Infallible>(answer),
-                    None => router.oneshot(request).await,
-                }
+            let first = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(answer) = first.or_else(|| self.front.at_once(&request)) {
+                return Either::Left(ready(Ok::<_, Infallible>(answer)));
             }
+            request.extensions_mut().insert(ConnectInfo(peer));
+            Either::Right(self.front.router().oneshot(request))
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
