@@ -21,7 +21,7 @@ use crate::clock::{BootInstant, DatabaseClock};
 use crate::config::Config;
 use crate::freshness::Freshness;
 use crate::headcount::Headcount;
-use crate::http::{Front, HttpState};
+use crate::http::{Front, HttpState, SharedCounts};
 use crate::ids::NodeId;
 use crate::keyring::{Keyring, KeyringParts};
 use crate::open_files::OpenFiles;
@@ -73,6 +73,7 @@ pub struct App {
     tasks: TaskTracker,
     duties: Duties,
     keyring: Arc<Keyring>,
+    shared_counts: Option<SharedCounts>,
     notes: Vec<String>,
 }
 
@@ -103,6 +104,7 @@ impl App {
             Some(url) => Some(Arc::new(RedisLink::new(url, config.redis_timeout)?)),
             None => None,
         };
+        let shared_counts = link.clone().map(|link| SharedCounts::new(link, sealer.clone(), deployment.id));
         let (cache, workers) = Cache::new(CacheParts {
             store: store.clone(),
             redis: link.clone().map(|link| (link, sealer.clone(), deployment.id)),
@@ -110,6 +112,7 @@ impl App {
             clock: clock.clone(),
             capacity: config.local_cache_sessions,
             user_ttl: config.user_cache_ttl,
+            rotation: config.session_rotation,
         });
         workers.into_iter().for_each(|worker| duties.start("cache", worker));
 
@@ -202,6 +205,7 @@ impl App {
             tasks,
             duties,
             keyring,
+            shared_counts,
             notes,
         };
         app.start_duties();
@@ -291,6 +295,7 @@ impl App {
             accounts: self.accounts.clone(),
             config: self.config.clone(),
             vitals: Arc::new(NodeVitals::of(self)),
+            shared_counts: self.shared_counts.clone(),
         };
         (door, Front::new(state, sockets))
     }

@@ -1,21 +1,16 @@
 //! One rate limit for any number of keys in a fixed amount of memory.
 
-use std::hash::{BuildHasher as _, Hash, RandomState};
-use std::sync::{Mutex, PoisonError};
+pub mod slots;
+
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// 512 KiB per limit.
-const SLOTS: usize = 1 << 16;
+use slots::Slots;
 
 /// A burst and then one in each interval, for each key (the generic cell rate algorithm).
-///
-/// A key has two slots of a fixed table, and its debt is the smaller of the two. Keys that share one slot do not harm
-/// each other; that somebody's both slots are those of exhausted keys is a matter of bad luck, because the hash is keyed.
-/// Nothing grows, so nothing must be swept, however many keys an attacker makes up.
 pub struct Budget {
-    hashers: [RandomState; 2],
     /// Nanoseconds after `start` at which each slot will have paid off its debt.
-    paid_off: Mutex<Box<[u64]>>,
+    paid_off: Slots,
     start: Instant,
     burst: u64,
     interval: u64,
@@ -26,43 +21,27 @@ impl Budget {
     #[must_use]
     pub fn new(burst: u32, interval: Duration) -> Self {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX / 1_000_000);
-        Self {
-            hashers: [RandomState::new(), RandomState::new()],
-            paid_off: Mutex::new(vec![0; SLOTS].into()),
-            start: Instant::now(),
-            burst: u64::from(burst),
-            interval,
-        }
+        Self { paid_off: Slots::new(), start: Instant::now(), burst: u64::from(burst), interval }
     }
 
-    /// Takes one, or says after how long there will be one again.
-    pub fn spend(&self, key: &impl Hash, now: Instant) -> Result<(), Duration> {
+    /// Takes one and says when the burst will be whole again; or says after how long there will be one again.
+    pub fn spend(&self, key: &impl Hash, now: Instant) -> Result<Duration, Duration> {
         let now = u64::try_from(now.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
-        let slots = self.slots(key);
-        let mut paid_off = self.paid_off.lock().unwrap_or_else(PoisonError::into_inner);
-        let debt_until = slots.map(|slot| paid_off[slot]).into_iter().min().unwrap_or(0).max(now);
-        let after = debt_until.saturating_add(self.interval);
-        let too_much = after.saturating_sub(now).saturating_sub(self.burst.saturating_mul(self.interval));
-        if too_much > 0 {
-            return Err(Duration::from_nanos(too_much));
-        }
-        for slot in slots {
-            paid_off[slot] = paid_off[slot].max(after);
-        }
-        Ok(())
+        self.paid_off.update(key, |paid_off| {
+            let debt_until = paid_off[0].min(paid_off[1]).max(now);
+            let after = debt_until.saturating_add(self.interval);
+            let debt = after.saturating_sub(now);
+            let too_much = debt.saturating_sub(self.burst.saturating_mul(self.interval));
+            if too_much > 0 {
+                return (paid_off, Err(Duration::from_nanos(too_much)));
+            }
+            (paid_off.map(|slot| slot.max(after)), Ok(Duration::from_nanos(debt)))
+        })
     }
 
     /// Gives one back.
     pub fn give_back(&self, key: &impl Hash) {
-        let slots = self.slots(key);
-        let mut paid_off = self.paid_off.lock().unwrap_or_else(PoisonError::into_inner);
-        for slot in slots {
-            paid_off[slot] = paid_off[slot].saturating_sub(self.interval);
-        }
-    }
-
-    fn slots(&self, key: &impl Hash) -> [usize; 2] {
-        self.hashers.each_ref().map(|hasher| hasher.hash_one(key) as usize % SLOTS)
+        self.paid_off.update(key, |paid_off| (paid_off.map(|slot| slot.saturating_sub(self.interval)), ()));
     }
 }
 

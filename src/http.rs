@@ -30,6 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::problem::Problem;
+pub use limits::SharedCounts;
 pub use state::HttpState;
 use state::{Gateway, Shared};
 
@@ -49,6 +50,8 @@ fn endpoints() -> OpenApiRouter<Shared> {
         .routes(routes!(me::me))
         .routes(routes!(me::replace_profile, me::merge_profile))
         .routes(routes!(me::change_password))
+        .routes(routes!(me::change_email))
+        .routes(routes!(me::delete_account))
         .routes(routes!(me::ws_ticket))
         .routes(routes!(health::jwks))
         .routes(routes!(health::health))
@@ -143,6 +146,7 @@ fn cors(allowed_origins: &[String]) -> Option<CorsLayer> {
         edge::REQUEST_ID,
         HeaderName::from_static("preference-applied"),
     ];
+    let shown = shown.into_iter().chain(limits::FIELDS).collect::<Vec<_>>();
     let with_credentials = listed.clone();
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::list(listed))

@@ -1,6 +1,6 @@
 //! Failures as the outside sees them: RFC 9457 problem details. The one place that picks a failure's status.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -18,13 +18,23 @@ pub struct Problem {
     field: Option<String>,
     challenge: Option<&'static str>,
     retry_after_seconds: Option<u64>,
+    /// Boxed, because almost always there are none.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Problem {
     /// A problem with this status, machine-readable code and a sentence for people. The detail never holds a secret.
     #[must_use]
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), field: None, challenge: None, retry_after_seconds: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            field: None,
+            challenge: None,
+            retry_after_seconds: None,
+            headers: None,
+        }
     }
 
     /// 400, malformed.
@@ -62,6 +72,13 @@ impl Problem {
     #[must_use]
     pub fn about(self, field: impl Into<String>) -> Self {
         Self { field: Some(field.into()), ..self }
+    }
+
+    /// The same problem with one more header in its answer.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(name, value);
+        self
     }
 
     /// 401 with `WWW-Authenticate: Bearer error="invalid_token"` (RFC 6750 section 3.1).
@@ -130,7 +147,7 @@ impl From<AuthError> for Problem {
                 Denied::Forged => "The token is not valid.",
                 Denied::Expired => "The token has expired.",
                 Denied::TokenRevoked => "The token was revoked.",
-                Denied::Ended(_) => "The session has ended.",
+                Denied::Ended(_) | Denied::Replayed { .. } => "The session has ended.",
                 Denied::SessionExpired => "The session has expired.",
                 Denied::Unknown => "The session is not known.",
                 Denied::TicketSpent => "The ticket is not valid any more.",
@@ -179,6 +196,12 @@ impl From<AccountError> for Problem {
                 let detail = "The current password is wrong.";
                 Self::new(StatusCode::FORBIDDEN, "invalid_current_password", detail).about("current_password")
             }
+            AccountError::Stranger => Self::too_many_requests("Too many attempts. Try again later.", 60),
+            // Not a 401: the session is good, where it belongs.
+            AccountError::FromElsewhere => {
+                let detail = "The session was begun elsewhere. Log in again to use it from here.";
+                Self::new(StatusCode::FORBIDDEN, "reauthentication_required", detail)
+            }
             AccountError::Denied(denied) => AuthError::Denied(denied).into(),
             AccountError::CannotTell => Self::unavailable(),
             AccountError::Hash(error) => error.into(),
@@ -220,6 +243,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
+        headers.extend(self.headers.into_iter().flat_map(|more| *more));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(challenge) = self.challenge {

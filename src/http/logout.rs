@@ -106,7 +106,7 @@ async fn by_secret(gateway: &Gateway, secret: Option<&SessionSecret>, client: &C
     // What is no secret opens nothing, like one that opens nothing any more.
     let Some(secret) = secret else { return Ok(()) };
     // A made-up secret costs a look into the database, here as at validate-session.
-    gateway.limits.validation(client.ip)?;
+    gateway.limits.validation(client.ip).await?;
     gateway.accounts.log_out_by_secret(secret).await?;
     tracing::info!(ip = %client.ip, "logged out by the session's secret");
     Ok(())

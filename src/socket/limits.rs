@@ -26,7 +26,7 @@ impl Handshakes {
 
     /// Takes one; or says how long there will be none.
     pub(super) fn take(&self, address: Network) -> Result<(), Duration> {
-        self.0.as_ref().map_or(Ok(()), |budget| budget.spend(&address, Instant::now()))
+        self.0.as_ref().map_or(Ok(()), |budget| budget.spend(&address, Instant::now()).map(drop))
     }
 }
 
