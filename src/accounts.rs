@@ -3,8 +3,12 @@
 //! Sits above `auth`, `revocation` and `store`; knows neither HTTP nor frames. Whoever needs a [`Principal`] had it
 //! judged before; here it is acted for.
 
+mod credentials;
 mod error;
+mod facts;
+mod fingerprint;
 mod input;
+mod secrets;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,15 +19,17 @@ use serde::Serialize;
 use crate::auth::{Auth, AuthError, Denied, IssuedToken, Principal, TokenClaims};
 use crate::config::Config;
 use crate::ids::Sid;
-use crate::password::Passwords;
+use crate::password::{Checked, Passwords};
 use crate::revocation::Revoker;
 use crate::secret::{Password, SessionSecret};
 use crate::store::{
-    Device, ListedToken, LoginRow, NewSession, NewUser, PasswordOutcome, ProfileOutcome, SessionRead, SessionRecord,
-    SignupOutcome, Store, StoreError, User,
+    Device, ListedToken, LoginRow, NewSession, NewUser, ProfileOutcome, SessionRead, SessionRecord, SignupOutcome,
+    Store, StoreError, User,
 };
 pub use error::{AccountError, NotAllowed};
+use facts::{Fact, record};
 pub use input::{Email, ProfileUpdate, new_password};
+use secrets::Writing;
 
 /// How often a login whose user moved on in the meantime looks again. Each time costs one read.
 const LOGIN_ATTEMPTS: usize = 3;
@@ -97,13 +103,14 @@ pub struct Accounts {
     revoker: Revoker,
     passwords: Passwords,
     config: Arc<Config>,
+    writing: Arc<Writing>,
 }
 
 impl Accounts {
     /// Joins the parts.
     #[must_use]
     pub fn new(store: Store, auth: Auth, revoker: Revoker, passwords: Passwords, config: Arc<Config>) -> Self {
-        Self { store, auth, revoker, passwords, config }
+        Self { store, auth, revoker, passwords, config, writing: Arc::default() }
     }
 
     /// Makes an account and logs it in. `None` when enumeration defence keeps silent about whether it is new.
@@ -130,29 +137,55 @@ impl Accounts {
         }
     }
 
-    /// Begins a session. An unknown address and a wrong password take the same work and get the same answer.
+    /// Begins a session. An unknown address and a wrong password take the same work and get the same answer. With
+    /// `known_only`, whoever comes from a network in which the account has no session is a stranger, and nobody looks.
     ///
     /// # Errors
-    /// [`AccountError::InvalidCredentials`]; [`AccountError::Disabled`] only after the right password.
+    /// [`AccountError::InvalidCredentials`]; [`AccountError::Disabled`] only after the right password;
+    /// [`AccountError::Stranger`].
     pub async fn log_in(
         &self,
         email: &Email,
         password: Password,
         device: LoginDevice,
+        known_only: bool,
     ) -> Result<LoggedIn, AccountError> {
         let device = input::login_device(device)?;
-        let row = self.store.login_row(email.as_str()).await?;
+        let network = device.fingerprint().network;
+        let row = self.store.login_row(email.as_str(), network.as_deref()).await?;
+        if known_only && !row.as_ref().is_some_and(|row| row.known_network) {
+            return Err(AccountError::Stranger);
+        }
         let hash = row.as_ref().map(|row| row.password_hash.clone());
-        let right = self.passwords.verify(password, hash).await?;
+        let checked = self.passwords.check(password, hash).await?;
         let ip = device.ip;
-        let (user, outcome) = match row {
-            Some(row) if right => (Some(row.user_id), self.begin_session(row, device).await),
-            row => (row.map(|row| row.user_id), Err(AccountError::InvalidCredentials)),
+        let (user, outcome) = match (row, checked) {
+            (Some(row), Checked::Right { better }) => (Some(row.user_id), self.enter(row, better, device).await),
+            (row, _) => (row.map(|row| row.user_id), Err(AccountError::InvalidCredentials)),
         };
         if let Err(refusal @ (AccountError::InvalidCredentials | AccountError::Disabled)) = &outcome {
             tracing::info!(user = user.map(tracing::field::display), ip = ip.map(tracing::field::display), %refusal, "login refused");
         }
         outcome
+    }
+
+    async fn enter(
+        &self,
+        row: LoginRow,
+        better_hash: Option<String>,
+        device: LoginDevice,
+    ) -> Result<LoggedIn, AccountError> {
+        let (user_id, old_hash) = (row.user_id, row.password_hash.clone());
+        let login = self.begin_session(row, device).await?;
+        if let Some(better) = better_hash {
+            match self.store.rehash(user_id, &old_hash, &better).await {
+                Ok(true) => record(Fact::PasswordRehashed { user_id }),
+                Ok(false) => {}
+                // The next login tries again.
+                Err(error) => tracing::warn!(%error, user = %user_id, "failed to replace a password hash"),
+            }
+        }
+        Ok(login)
     }
 
     /// Inserts the session under the epoch that was read **before** the password was hashed, so that a login that
@@ -174,18 +207,6 @@ impl Accounts {
                 .ok_or(AccountError::InvalidCredentials)?;
         }
         Err(StoreError::Unavailable("the user's epoch kept moving during a login".into()).into())
-    }
-
-    /// A new access token for whoever holds a session's secret.
-    ///
-    /// # Errors
-    /// [`AuthError`].
-    pub async fn come_back(&self, secret: SessionSecret) -> Result<LoggedIn, AuthError> {
-        let principal = self.auth.session_secret(&secret).await?;
-        self.auth.touch(&principal.session);
-        let token = self.auth.issue_token(&principal.session)?;
-        let session = SessionRecord::clone(&principal.session);
-        Ok(LoggedIn { token, user: principal.user.user.clone(), session, secret })
     }
 
     /// The caller's live sessions.
@@ -225,6 +246,10 @@ impl Accounts {
     pub async fn log_out_by_secret(&self, secret: &SessionSecret) -> Result<(), AccountError> {
         match self.auth.session_secret(secret).await {
             Ok(principal) => Ok(self.log_out(&principal).await?),
+            // Whoever has a secret that was rotated away wants out, and out they are.
+            Err(AuthError::Denied(Denied::Replayed { sid, user_id })) => {
+                Ok(self.revoker.log_out(sid, user_id, None).await.map(drop)?)
+            }
             Err(AuthError::Denied(_)) => Ok(()),
             Err(AuthError::CannotTell) => Err(AccountError::CannotTell),
         }
@@ -273,32 +298,6 @@ impl Accounts {
         }
     }
 
-    /// Changes the caller's password. Every other session of theirs ends (4504).
-    ///
-    /// # Errors
-    /// [`AccountError::InvalidCurrentPassword`], or trouble.
-    pub async fn change_password(
-        &self,
-        principal: &Principal,
-        current: Password,
-        new: Password,
-    ) -> Result<(), AccountError> {
-        let user_id = principal.user.user.id;
-        let row = self.store.login_row_by_id(user_id).await?.ok_or(AccountError::Denied(Denied::Unknown))?;
-        if !self.passwords.verify(current, Some(row.password_hash.clone())).await? {
-            return Err(AccountError::InvalidCurrentPassword);
-        }
-        let new_hash = self.passwords.hash(new).await?;
-        // Two hashes may have waited long: a session that was ended meanwhile must not set a password.
-        let principal = self.auth.refetch(principal).await?;
-        let keep = principal.session.sid;
-        match self.revoker.change_password(user_id, keep, &row.password_hash, &new_hash).await? {
-            PasswordOutcome::Changed { .. } => Ok(()),
-            // Somebody changed it in between: what was verified is the current one no more.
-            PasswordOutcome::Superseded => Err(AccountError::InvalidCurrentPassword),
-        }
-    }
-
     fn logged_in(&self, read: SessionRead, secret: SessionSecret) -> Result<LoggedIn, AccountError> {
         let token = self.auth.issue_token(&read.session).map_err(AuthError::from)?;
         Ok(LoggedIn { token, user: read.user.user, session: read.session, secret })
@@ -308,6 +307,7 @@ impl Accounts {
         NewSession {
             sid: Sid::random(),
             secret_hash: secret.hash(),
+            seen_from: device.fingerprint(),
             device_name: device.name,
             user_agent: device.user_agent,
             ip: device.ip,

@@ -16,7 +16,7 @@ use crate::cache::{Cache, CannotTell, Ending, Peek, Standing};
 use crate::clock::{BootInstant, DatabaseClock};
 use crate::entry::EndReason;
 use crate::freshness::{CATCH_UP_WAIT, Freshness};
-use crate::ids::Jti;
+use crate::ids::{Jti, Sid, UserId};
 use crate::metrics::cache_counter;
 use crate::seal::Sealer;
 use crate::secret::{AccessToken, SecretHash, SessionSecret};
@@ -60,6 +60,14 @@ pub enum Denied {
     Unknown,
     /// A ticket that was used, is too old, or came from another Origin.
     TicketSpent,
+    /// A secret that was rotated away some time ago; its session is alive. See
+    /// [`Accounts::judge_secret`](crate::accounts::Accounts::judge_secret).
+    Replayed {
+        /// The session.
+        sid: Sid,
+        /// Its user.
+        user_id: UserId,
+    },
 }
 
 /// The two ways not to be let in.
@@ -319,6 +327,9 @@ impl Auth {
     fn principal(standing: Standing, token: Option<Arc<TokenClaims>>) -> Result<Principal, AuthError> {
         match standing {
             Standing::Ended(ending) => Err(AuthError::Denied(ending.into())),
+            Standing::Replayed(session) => {
+                Err(AuthError::Denied(Denied::Replayed { sid: session.sid, user_id: session.user_id }))
+            }
             Standing::Alive(session, _) if is_listed(&session, token.as_deref()) => {
                 Err(AuthError::Denied(Denied::TokenRevoked))
             }

@@ -8,7 +8,7 @@ pub mod batch;
 mod local;
 mod redis_tier;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub enum Standing {
     Alive(Arc<SessionRecord>, Arc<UserRecord>),
     /// Not good, by a fact from the database.
     Ended(Ending),
+    /// The session is alive, but the secret that was shown is one that it had before and that is good no more.
+    Replayed(Arc<SessionRecord>),
 }
 
 /// The gateway cannot tell: stores out of reach, overloaded, or too slow.
@@ -68,6 +70,16 @@ pub struct CannotTell;
 enum Loaded {
     Alive(Arc<SessionRecord>, Arc<UserRecord>, Stamp),
     Ended(Option<Sid>, Ending),
+    /// A secret that was rotated away, and whose it was.
+    Spent(Sid, UserId),
+}
+
+/// What the database found behind a key.
+enum Found {
+    /// A session or none.
+    Judged(Standing),
+    /// A secret that was rotated away, and whose it was.
+    Spent(Sid, UserId),
 }
 
 /// What the console and `/health` show of the caches.
@@ -113,6 +125,8 @@ pub struct CacheParts {
     pub capacity: usize,
     /// Life of a user's record.
     pub user_ttl: Duration,
+    /// Secrets are rotated: one that is unknown may be a spent one.
+    pub rotation: bool,
 }
 
 type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -143,10 +157,10 @@ impl Cache {
         let (from_database, workers) =
             Batcher::new(DATABASE_LIMITS, move |keys, answers| load(store.clone(), keys, answers));
         tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
-        let store = parts.store;
+        let (store, rotation) = (parts.store, parts.rotation);
         let (lapsing, to_refresh) = tokio::sync::mpsc::channel(ahead::WAITING);
         let (from_database_by_secret, workers) =
-            Batcher::new(DATABASE_LIMITS, move |keys, answers| load_by_secret(store.clone(), keys, answers));
+            Batcher::new(DATABASE_LIMITS, move |keys, answers| load_by_secret(store.clone(), rotation, keys, answers));
         tasks.extend(workers.into_iter().map(|worker| Box::pin(worker) as Task));
         let cache = Arc::new(Self {
             local: Arc::new(Local::new(parts.capacity, parts.user_ttl, lapsing)),
@@ -195,10 +209,14 @@ impl Cache {
         if let Some(standing) = self.in_redis(sid, user_id).await {
             return Ok(standing);
         }
-        Ok(match self.in_database(&self.from_database, sid).await? {
-            Standing::Alive(session, _) if session.user_id != user_id => Standing::Ended(Ending::Unknown),
-            standing => standing,
-        })
+        match self.in_database(&self.from_database, sid).await? {
+            Found::Judged(Standing::Alive(session, _)) if session.user_id != user_id => {
+                Ok(Standing::Ended(Ending::Unknown))
+            }
+            Found::Judged(standing) => Ok(standing),
+            // Only whoever asks by secret is told so.
+            Found::Spent(..) => Err(CannotTell),
+        }
     }
 
     /// The verdict about whoever holds this secret.
@@ -209,18 +227,40 @@ impl Cache {
         if self.local.is_unknown(&hash) {
             return Ok(Standing::Ended(Ending::Unknown));
         }
-        if let Some((sid, user_id)) = self.owner(hash).await {
-            let standing = self.session(sid, user_id).await?;
-            match &standing {
-                Standing::Alive(session, _) if session.secret_hash != hash => {}
-                _ => return Ok(standing),
+        if let Some((sid, user_id)) = self.owner(hash).await
+            && let Some(standing) = self.as_shown(self.session(sid, user_id).await?, &hash)
+        {
+            return Ok(standing);
+        }
+        match self.in_database(&self.from_database_by_secret, hash).await? {
+            Found::Judged(standing) => {
+                if matches!(standing, Standing::Ended(Ending::Unknown)) {
+                    self.local.store_unknown(hash);
+                }
+                Ok(standing)
+            }
+            Found::Spent(sid, user_id) => {
+                self.local.store_owner(hash, sid, user_id);
+                let standing = self.session(sid, user_id).await?;
+                let Standing::Alive(session, _) = &standing else { return Ok(standing) };
+                let replayed = Standing::Replayed(session.clone());
+                Ok(self.as_shown(standing, &hash).unwrap_or(replayed))
             }
         }
-        let standing = self.in_database(&self.from_database_by_secret, hash).await?;
-        if matches!(standing, Standing::Ended(Ending::Unknown)) {
-            self.local.store_unknown(hash);
+    }
+
+    /// The verdict for whoever shows this secret of the session; `None` when it is not known to be one of its secrets.
+    fn as_shown(&self, standing: Standing, hash: &SecretHash) -> Option<Standing> {
+        let Standing::Alive(session, _) = &standing else { return Some(standing) };
+        match &session.rotation {
+            _ if session.secret_hash == *hash => Some(standing),
+            // Once it is over it is over for good: a secret never comes back.
+            Some(rotation) if rotation.previous_hash == *hash => match rotation.previous_until > self.clock.now() {
+                true => Some(standing),
+                false => Some(Standing::Replayed(session.clone())),
+            },
+            _ => None,
         }
-        Ok(standing)
     }
 
     /// Stores a session that this node has just written, so that its first use needs no read.
@@ -334,7 +374,7 @@ impl Cache {
         }
     }
 
-    async fn in_database<K>(&self, batcher: &Batcher<K, Loaded>, key: K) -> Result<Standing, CannotTell>
+    async fn in_database<K>(&self, batcher: &Batcher<K, Loaded>, key: K) -> Result<Found, CannotTell>
     where
         K: Copy + Eq + std::hash::Hash + Send + 'static,
     {
@@ -342,8 +382,11 @@ impl Cache {
         let loading = async {
             for _ in 0..ATTEMPTS {
                 let loaded = batcher.load(key).await.map_err(|_| self.database_failed())?;
+                if let Loaded::Spent(sid, user_id) = loaded {
+                    return Ok(Found::Spent(sid, user_id));
+                }
                 if let Some(standing) = self.admit(loaded) {
-                    return Ok(standing);
+                    return Ok(Found::Judged(standing));
                 }
             }
             Err(CannotTell)
@@ -376,6 +419,8 @@ impl Cache {
                 return Some(Standing::Ended(ending));
             }
             Loaded::Alive(session, user, stamp) => (session, user, stamp),
+            // Judged by its session.
+            Loaded::Spent(..) => return None,
         };
         let about = [session.sid.0, session.user_id.0];
         if self.freshness.check(stamp, &about) != Verdict::Fresh {
@@ -441,8 +486,31 @@ async fn load(store: Store, keys: Vec<Sid>, answers: Answers<Sid, Loaded>) {
     answer_from(read, keys, answers, |session| session.sid, Some);
 }
 
-async fn load_by_secret(store: Store, keys: Vec<SecretHash>, answers: Answers<SecretHash, Loaded>) {
+async fn load_by_secret(
+    store: Store,
+    rotation: bool,
+    mut keys: Vec<SecretHash>,
+    mut answers: Answers<SecretHash, Loaded>,
+) {
     let read = store.load_sessions_by_secret(&keys).await;
+    if let (true, Ok(read)) = (rotation, &read) {
+        let known: HashSet<SecretHash> = read.value.iter().map(|row| row.session.secret_hash).collect();
+        let unknown: Vec<SecretHash> = keys.iter().copied().filter(|key| !known.contains(key)).collect();
+        let spent = if unknown.is_empty() { Ok(Vec::new()) } else { store.spent_secrets(&unknown).await };
+        match spent {
+            Ok(spent) => {
+                for (hash, sid, user_id) in spent {
+                    answers.give(hash, Loaded::Spent(sid, user_id));
+                    keys.retain(|key| *key != hash);
+                }
+            }
+            // Without it "unknown" would be no fact.
+            Err(error) => {
+                tracing::debug!(%error, "failed to look for spent secrets");
+                keys.retain(|key| known.contains(key));
+            }
+        }
+    }
     answer_from(read, keys, answers, |session| session.secret_hash, |_| None);
 }
 
@@ -483,7 +551,7 @@ fn jittered(ttl: Duration) -> Duration {
 #[must_use]
 pub fn marked_by(scope: &Scope) -> Option<uuid::Uuid> {
     match scope {
-        Scope::Session { sid, .. } | Scope::Token { sid, .. } => Some(sid.0),
+        Scope::Session { sid, .. } | Scope::SessionChanged { sid, .. } | Scope::Token { sid, .. } => Some(sid.0),
         Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => Some(user_id.0),
         Scope::KeyAdded { .. } | Scope::KeyRemoved { .. } => None,
     }

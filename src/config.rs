@@ -50,6 +50,12 @@ pub struct Config {
     pub session_ttl: Duration,
     /// Absolute life of a session.
     pub session_max_age: Duration,
+    /// `validate-session` hands out a new secret.
+    pub session_rotation: bool,
+    /// How long the secret before it still works.
+    pub session_rotation_grace: Duration,
+    /// What happens when a session's secret comes from elsewhere.
+    pub fingerprint: FingerprintPolicy,
     /// Life of a user's record in the caches.
     pub user_cache_ttl: Duration,
     /// Leeway for `exp` and `nbf`.
@@ -118,6 +124,20 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// The files that settings were read from.
     pub files: Vec<PathBuf>,
+}
+
+/// What happens when a session's secret is shown from another browser family or network than before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FingerprintPolicy {
+    /// Nobody looks.
+    #[default]
+    Off,
+    /// It is written down, shown in the device list, and the session is at home there from now on.
+    Log,
+    /// It is written down, and whoever shows it must log in again (403). The session lives on where it was.
+    Challenge,
+    /// It is written down, and the session ends.
+    Deny,
 }
 
 /// Why the program cannot start with these settings: one sentence that names the setting and where it was set.
@@ -190,6 +210,10 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         access_token_ttl: layers.value(&s::ACCESS_TOKEN_TTL, values::whole_seconds(SECOND..=YEARS))?,
         session_ttl,
         session_max_age,
+        session_rotation: layers.value(&s::SESSION_ROTATION, values::switch)?,
+        // Shorter than the time in which every node has heard of a rotation it would be no grace.
+        session_rotation_grace: layers.value(&s::SESSION_ROTATION_GRACE, values::duration(SECOND..=DAY / 24))?,
+        fingerprint: layers.value(&s::FINGERPRINT, fingerprint_policy)?,
         user_cache_ttl: layers.value(&s::USER_CACHE_TTL, values::duration(SECOND..=7 * DAY))?,
         // More would keep a stolen token alive; RFC 8725 wants it small.
         token_leeway: layers.value(&s::TOKEN_LEEWAY, values::whole_seconds(Duration::ZERO..=60 * SECOND))?,
@@ -234,6 +258,15 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
 
 fn data_dir(text: &str) -> values::Parsed<PathBuf> {
     if text.is_empty() { Err("is empty".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+fn fingerprint_policy(text: &str) -> values::Parsed<FingerprintPolicy> {
+    values::one_of(&["off", "log", "challenge", "deny"])(text).map(|policy| match policy.as_str() {
+        "log" => FingerprintPolicy::Log,
+        "challenge" => FingerprintPolicy::Challenge,
+        "deny" => FingerprintPolicy::Deny,
+        _ => FingerprintPolicy::Off,
+    })
 }
 
 /// The rules of the contract: `REDIS_ENABLED` decides when it is set, else the presence of a URL.

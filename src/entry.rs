@@ -74,6 +74,13 @@ pub enum Scope {
         /// The key's id.
         kid: String,
     },
+    /// What is remembered of a session is old: its secret was rotated, or it is used from elsewhere. Nothing ends.
+    SessionChanged {
+        /// The session.
+        sid: Sid,
+        /// Its user.
+        user_id: UserId,
+    },
     /// The user's profile changed; nothing ends.
     UserChanged {
         /// The user.
@@ -89,7 +96,7 @@ impl Scope {
             Self::Session { reason, .. } | Self::UserEpoch { reason, .. } => Some(reason.as_str()),
             Self::Token { .. } => Some("token"),
             Self::KeyRemoved { .. } => Some("key"),
-            Self::KeyAdded { .. } | Self::UserChanged { .. } => None,
+            Self::KeyAdded { .. } | Self::SessionChanged { .. } | Self::UserChanged { .. } => None,
         }
     }
 }
@@ -108,6 +115,8 @@ pub enum EndReason {
     AccountDisabled,
     /// The password was changed elsewhere.
     CredentialsChanged,
+    /// A secret of it that had been rotated away was shown again: one of two holders has stolen it.
+    SecretReplayed,
 }
 
 impl EndReason {
@@ -120,6 +129,7 @@ impl EndReason {
             Self::Revoked => "revoked",
             Self::AccountDisabled => "account_disabled",
             Self::CredentialsChanged => "credentials_changed",
+            Self::SecretReplayed => "secret_replayed",
         }
     }
 
@@ -131,6 +141,7 @@ impl EndReason {
             "logged_out_everywhere" => Self::LoggedOutEverywhere,
             "account_disabled" => Self::AccountDisabled,
             "credentials_changed" => Self::CredentialsChanged,
+            "secret_replayed" => Self::SecretReplayed,
             _ => Self::Revoked,
         }
     }

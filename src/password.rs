@@ -2,12 +2,14 @@
 //!
 //! A full queue is an answer ([`HashError::Busy`]) and not a wait. Knows nothing of accounts.
 
+mod stored;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use argon2::password_hash::PasswordHasher as _;
 use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{Error, PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
@@ -30,6 +32,18 @@ pub enum HashError {
     /// The hash could not be computed, or the stored one cannot be read.
     #[error("the password hash could not be computed")]
     Broken,
+}
+
+/// What came of the check of a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// It is not the one, or there is none.
+    Wrong,
+    /// It is.
+    Right {
+        /// The hash to keep from now on, when the stored one is not as we make them today.
+        better: Option<String>,
+    },
 }
 
 /// Hashes and verifies passwords.
@@ -70,14 +84,28 @@ impl Passwords {
     ///
     /// # Errors
     /// [`HashError`].
-    pub async fn verify(&self, password: Password, hash: Option<String>) -> Result<bool, HashError> {
+    pub async fn check(&self, password: Password, hash: Option<String>) -> Result<Checked, HashError> {
         let hasher = self.hasher.clone();
         let nobody = self.nobody.clone();
-        self.run(move || match hash {
-            Some(hash) => check(&hasher, &password, &hash),
-            None => check(&hasher, &password, &nobody).map(|_| false),
+        self.run(move || {
+            let Some(hash) = hash else { return stored::check(&hasher, &password, &nobody).map(|_| Checked::Wrong) };
+            if !stored::check(&hasher, &password, &hash)? {
+                return Ok(Checked::Wrong);
+            }
+            let outdated = stored::is_outdated(&hasher, &hash);
+            let better = outdated.then(|| compute(&hasher, &password)).transpose()?;
+            Ok(Checked::Right { better })
         })
         .await?
+    }
+
+    /// The same for somebody whose hash stays what it is.
+    ///
+    /// # Errors
+    /// [`HashError`].
+    pub async fn verify(&self, password: Password, hash: String) -> Result<bool, HashError> {
+        let hasher = self.hasher.clone();
+        self.run(move || stored::check(&hasher, &password, &hash)).await?
     }
 
     /// Runs `work` on a blocking thread when its turn comes. Dropped before that, it never runs: a client that went
@@ -121,16 +149,6 @@ fn compute(hasher: &Argon2<'_>, password: &Password) -> Result<String, HashError
     Ok(hash.to_string())
 }
 
-/// The parameters are the stored hash's own.
-fn check(hasher: &Argon2<'_>, password: &Password, hash: &str) -> Result<bool, HashError> {
-    let hash = PasswordHash::new(hash).map_err(|_| HashError::Broken)?;
-    match hasher.verify_password(password.expose().as_bytes(), &hash) {
-        Ok(()) => Ok(true),
-        Err(Error::PasswordInvalid) => Ok(false),
-        Err(_) => Err(HashError::Broken),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,21 +162,37 @@ mod tests {
         let passwords = Passwords::new(2, 2).unwrap();
         let hash = passwords.hash(password("correct horse")).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
-        assert_eq!(passwords.verify(password("correct horse"), Some(hash.clone())).await, Ok(true));
-        assert_eq!(passwords.verify(password("correct horsf"), Some(hash.clone())).await, Ok(false));
+        assert_eq!(passwords.verify(password("correct horse"), hash.clone()).await, Ok(true));
+        assert_eq!(passwords.verify(password("correct horsf"), hash.clone()).await, Ok(false));
+        let right = passwords.check(password("correct horse"), Some(hash.clone())).await;
+        assert_eq!(right, Ok(Checked::Right { better: None }), "as good as a hash can be");
         assert_ne!(passwords.hash(password("correct horse")).await.unwrap(), hash, "each hash has its own salt");
     }
 
     #[tokio::test]
     async fn nobody_has_a_password() {
         let passwords = Passwords::new(1, 1).unwrap();
-        assert_eq!(passwords.verify(password("nobody"), None).await, Ok(false));
+        assert_eq!(passwords.check(password("nobody"), None).await, Ok(Checked::Wrong));
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_another_system_is_replaced_when_its_password_comes_along() {
+        let passwords = Passwords::new(1, 1).unwrap();
+        let imported = bcrypt::non_truncating_hash("correct horse", 4).unwrap();
+        assert_eq!(passwords.check(password("wrong"), Some(imported.clone())).await, Ok(Checked::Wrong));
+        let Ok(Checked::Right { better: Some(better) }) =
+            passwords.check(password("correct horse"), Some(imported)).await
+        else {
+            panic!("the password is right, and bcrypt is not what we keep")
+        };
+        assert!(better.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{better}");
+        assert_eq!(passwords.verify(password("correct horse"), better).await, Ok(true));
     }
 
     #[tokio::test]
     async fn a_stored_hash_that_cannot_be_read_is_no_wrong_password() {
         let passwords = Passwords::new(1, 1).unwrap();
-        assert_eq!(passwords.verify(password("x"), Some("nonsense".into())).await, Err(HashError::Broken));
+        assert_eq!(passwords.verify(password("x"), "nonsense".into()).await, Err(HashError::Broken));
     }
 
     #[tokio::test]

@@ -148,7 +148,7 @@ impl Registry {
                 let signed = |subject: &mut Subject| subject.kid.as_deref() == Some(kid);
                 self.tell(self.all(), |link| link.close_if(closing, signed))
             }
-            Scope::KeyAdded { .. } | Scope::UserChanged { .. } => 0,
+            Scope::KeyAdded { .. } | Scope::SessionChanged { .. } | Scope::UserChanged { .. } => 0,
         }
     }
 

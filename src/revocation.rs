@@ -16,7 +16,8 @@ use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
 use crate::store::before_commit::{BeforeCommit, before_commit};
 use crate::store::{
-    ListedToken, PasswordOutcome, ProfileChange, ProfileOutcome, Revoked, Store, StoreError, StoreResult,
+    EmailOutcome, Fingerprint, ListedToken, NewSecret, PasswordOutcome, ProfileChange, ProfileOutcome, RemovalOutcome,
+    Revoked, RotationOutcome, Store, StoreError, StoreResult,
 };
 pub use apply::{Applier, ApplierParts};
 pub use follow::follow_log;
@@ -93,6 +94,53 @@ impl Revoker {
     /// As [`log_out`](Self::log_out).
     pub async fn end_session(&self, sid: Sid, user_id: UserId) -> StoreResult<Revoked> {
         self.run(async move |store| store.end_session(sid, user_id, EndReason::Revoked, None).await).await
+    }
+
+    /// Ends a session one of whose spent secrets was shown again (4502).
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn end_replayed(&self, sid: Sid, user_id: UserId) -> StoreResult<Revoked> {
+        self.run(async move |store| store.end_session(sid, user_id, EndReason::SecretReplayed, None).await).await
+    }
+
+    /// Gives a session a new secret; what the nodes remember of the session is old then. Given up after `limit`, so that
+    /// a database which comes back does not carry out what nobody was told of.
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn rotate_secret(&self, secret: NewSecret, limit: Duration) -> StoreResult<RotationOutcome> {
+        let rotate = async move |store: Store| {
+            let rotating = tokio::time::timeout(limit, store.rotate_secret(secret)).await;
+            rotating.unwrap_or_else(|_| Err(StoreError::Unavailable("no rotation in time".into())))
+        };
+        self.run(rotate).await
+    }
+
+    /// Writes down that a session was used from elsewhere; with `adopt` it is at home there from now on.
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn note_fingerprint(&self, sid: Sid, seen: Fingerprint, adopt: bool) -> StoreResult<()> {
+        self.run(async move |store| store.note_fingerprint(sid, &seen, adopt).await).await.map(drop)
+    }
+
+    /// Changes the e-mail address; caches on every node follow, open sockets are told.
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn change_email(&self, user_id: UserId, verified_hash: &str, email: String) -> StoreResult<EmailOutcome> {
+        let verified_hash = verified_hash.to_owned();
+        self.run(async move |store| store.change_email(user_id, &verified_hash, &email).await).await
+    }
+
+    /// Removes an account at its owner's wish; every session ends (4503).
+    ///
+    /// # Errors
+    /// As [`log_out`](Self::log_out).
+    pub async fn remove_own_account(&self, user_id: UserId, verified_hash: &str) -> StoreResult<RemovalOutcome> {
+        let verified_hash = verified_hash.to_owned();
+        self.run(async move |store| store.remove_own_account(user_id, &verified_hash).await).await
     }
 
     /// Changes the password; every session but `keep` ends (4504).
@@ -213,6 +261,36 @@ impl Logged for PasswordOutcome {
             Self::Changed { entries } => entries,
             Self::Superseded => &[],
         }
+    }
+}
+
+impl Logged for EmailOutcome {
+    fn entries(&self) -> &[LogEntry] {
+        match self {
+            Self::Changed { entries, .. } => entries,
+            Self::Taken | Self::Superseded => &[],
+        }
+    }
+}
+
+impl Logged for RemovalOutcome {
+    fn entries(&self) -> &[LogEntry] {
+        match self {
+            Self::Removed(revoked) => &revoked.entries,
+            Self::Superseded => &[],
+        }
+    }
+}
+
+impl Logged for RotationOutcome {
+    fn entries(&self) -> &[LogEntry] {
+        &self.entries
+    }
+}
+
+impl Logged for Vec<LogEntry> {
+    fn entries(&self) -> &[LogEntry] {
+        self
     }
 }
 

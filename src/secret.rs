@@ -24,6 +24,17 @@ impl SessionSecret {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// The secret that follows this one in a rotation. Whoever shows this one while it is still good gets the same answer,
+    /// without any node having to keep the next one; the salt is random, so that nobody can tell it beforehand.
+    #[must_use]
+    pub fn successor(&self, salt: Uuid) -> Self {
+        let material = [b"portcullis session secret", &self.0.as_bytes()[..], salt.as_bytes()].concat();
+        let SecretHash(digest) = SecretHash::of(&material);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    }
+
     /// The only form that is ever stored.
     #[must_use]
     pub fn hash(&self) -> SecretHash {
@@ -167,6 +178,17 @@ mod tests {
         assert!(!format!("{secret:?}").contains(&secret.expose()));
         assert_eq!(format!("{:?}", Password::new("hunter2".into())), "Password(…)");
         assert_eq!(format!("{:?}", AccessToken::new("a.b.c")), "AccessToken(…)");
+    }
+
+    #[test]
+    fn a_successor_takes_both_the_secret_and_the_salt() {
+        let (secret, salt) = (SessionSecret::random(), Uuid::new_v4());
+        let next = secret.successor(salt);
+        assert_eq!(next, secret.successor(salt));
+        assert_ne!(next, secret);
+        assert_ne!(next, secret.successor(Uuid::new_v4()));
+        assert_ne!(next, SessionSecret::random().successor(salt));
+        assert_eq!(next.0.get_version_num(), 4);
     }
 
     #[test]

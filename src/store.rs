@@ -26,6 +26,7 @@ use crate::entry::{EndReason, LogEntry, PublicKey};
 use crate::ids::{NodeId, Sid, UserId};
 use crate::secret::SecretHash;
 
+pub(crate) use self::folding::email_key;
 pub use self::types::*;
 
 /// Keys that one batched load takes at most.
@@ -163,9 +164,10 @@ impl Store {
         ask!(self, sign_up(&user, session.as_ref()))
     }
 
-    /// What a login with this address needs to know.
-    pub async fn login_row(&self, email: &str) -> StoreResult<Option<LoginRow>> {
-        ask!(self, self.read_limit, login_row(email))
+    /// What a login with this address needs to know. `network` is where it comes from, to see whether its owner has been
+    /// there before.
+    pub async fn login_row(&self, email: &str, network: Option<&str>) -> StoreResult<Option<LoginRow>> {
+        ask!(self, self.read_limit, login_row(email, network))
     }
 
     /// The login row by id, for a change of password.
@@ -202,6 +204,17 @@ impl Store {
         new_hash: &str,
     ) -> StoreResult<PasswordOutcome> {
         ask!(self, change_password(user_id, keep, verified_hash, new_hash))
+    }
+
+    /// Changes the address, if nobody else has it. Nothing ends; the change is logged for the caches.
+    pub async fn change_email(&self, user_id: UserId, verified_hash: &str, email: &str) -> StoreResult<EmailOutcome> {
+        ask!(self, change_email(user_id, verified_hash, email))
+    }
+
+    /// Puts a better hash of the same password in the place of `old`; no credential changes and nothing ends. False when
+    /// the password was changed in between.
+    pub async fn rehash(&self, user_id: UserId, old: &str, new: &str) -> StoreResult<bool> {
+        ask!(self, rehash(user_id, old, new))
     }
 
     // Batched loads: one statement each, at most `MAX_KEYS` keys; keys without a row are absent from the answer.
@@ -246,6 +259,23 @@ impl Store {
         ask!(self, touch_sessions(uses, ttl))
     }
 
+    /// Puts a new secret in the place of the one that was shown, unless another one stands there by now or the last
+    /// rotation was too recent. The session as it is then, so that all who rotate at once agree on its secret.
+    pub async fn rotate_secret(&self, secret: NewSecret) -> StoreResult<RotationOutcome> {
+        ask!(self, rotate_secret(&secret))
+    }
+
+    /// Of these hashes, those of secrets that were rotated away, and whose they were.
+    pub async fn spent_secrets(&self, hashes: &[SecretHash]) -> StoreResult<Vec<(SecretHash, Sid, UserId)>> {
+        few_enough(hashes)?;
+        ask!(self, self.read_limit, spent_secrets(hashes))
+    }
+
+    /// Writes down that a session was used from elsewhere; with `adopt` it is at home there from now on.
+    pub async fn note_fingerprint(&self, sid: Sid, seen: &Fingerprint, adopt: bool) -> StoreResult<Vec<LogEntry>> {
+        ask!(self, note_fingerprint(sid, seen, adopt))
+    }
+
     // Revocations: durable, bounded, logged by triggers in the same transaction. After `Unavailable` it is unknown
     // whether they took effect; all of them are safe to repeat.
 
@@ -273,6 +303,11 @@ impl Store {
     /// Removes an account with all its sessions, which is logged like the end of them all.
     pub async fn remove_user(&self, user_id: UserId) -> StoreResult<Revoked> {
         ask!(self, remove_user(user_id))
+    }
+
+    /// The same at its owner's wish, whose password was verified.
+    pub async fn remove_own_account(&self, user_id: UserId, verified_hash: &str) -> StoreResult<RemovalOutcome> {
+        ask!(self, remove_own_account(user_id, verified_hash))
     }
 
     /// Lists one token. Listing it again, or one that has expired, is no error and logs nothing.

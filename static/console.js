@@ -322,7 +322,7 @@ find('hide-heartbeats').addEventListener('change', ({ target }) => {
 
 // Another tab of this browser logged in: this one is that session too.
 addEventListener('storage', ({ key, newValue }) => {
-  if (key !== gateway.STORAGE_KEY || !newValue || newValue === gateway.heldSession()) return;
+  if (key !== gateway.STORAGE_KEY || !newValue || newValue === gateway.heldSession() || gateway.adopt(newValue)) return;
   if (gateway.heldSession()) location.reload();
   else arrive();
 });

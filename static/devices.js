@@ -51,8 +51,14 @@ function describe(row, session) {
     session.current ? 'this device' : `seen ${ago(session.last_seen_at)}`,
     session.ip,
     `since ${new Date(session.created_at).toLocaleString([], { day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit' })}`,
+    moved(session.fingerprint_change),
   ].filter(Boolean).join(' · ');
   row.querySelector('button').setAttribute('aria-label', session.current ? 'Log out this device' : `End the session on ${name}`);
+}
+
+function moved(change) {
+  if (!change) return null;
+  return `used from elsewhere ${ago(change.at)}: ${[change.browser, change.network].filter(Boolean).join(', ')}`;
 }
 
 function ago(time) {

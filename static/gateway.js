@@ -122,6 +122,14 @@ function hold(answer) {
   return answer;
 }
 
+/** Another tab was given a new secret of the session held here. False when it is another session. */
+export function adopt(session) {
+  const token = localStorage.getItem('access_token');
+  if (!held || COOKIES || !token || handle(token) !== handle(held.accessToken)) return false;
+  held.session = session;
+  return true;
+}
+
 /** The `sid` of a token: names the session, opens nothing. */
 function handle(token) {
   const [, payload] = token.split('.');

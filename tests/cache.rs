@@ -44,6 +44,7 @@ impl Node {
             freshness: freshness.clone(),
             clock: clock.clone(),
             capacity: 1000,
+            rotation: false,
             user_ttl,
         });
         workers.into_iter().for_each(|worker| drop(tokio::spawn(worker)));
@@ -90,6 +91,7 @@ fn new_session(secret: &SessionSecret) -> NewSession {
         device_name: None,
         user_agent: None,
         ip: None,
+        seen_from: Default::default(),
         ttl: Duration::from_secs(3600),
         max_age: Duration::from_secs(7200),
     }

@@ -34,6 +34,12 @@ pub enum AccountError {
     /// The password that should be the current one is not.
     #[error("the current password is wrong")]
     InvalidCurrentPassword,
+    /// Too many have guessed at this account: whoever does not come from where its owner has been must wait.
+    #[error("a stranger must wait")]
+    Stranger,
+    /// The session's secret was good, but shown from elsewhere: the password is asked for again.
+    #[error("the secret was shown from elsewhere")]
+    FromElsewhere,
     /// The caller's credential turned out to be no good any more.
     #[error("the credential is not good: {0:?}")]
     Denied(Denied),
@@ -46,6 +52,18 @@ pub enum AccountError {
     /// The database could not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl AccountError {
+    /// Why a credential is not good, when that is what this says. One that is not good here is to a socket like none.
+    #[must_use]
+    pub fn as_denial(&self) -> Option<Denied> {
+        match self {
+            Self::Denied(denied) => Some(*denied),
+            Self::FromElsewhere => Some(Denied::Unknown),
+            _ => None,
+        }
+    }
 }
 
 impl From<AuthError> for AccountError {

@@ -118,6 +118,8 @@ mod tests {
             expires_at: now + left,
             max_expires_at: now + left * 10,
             listed: Vec::new(),
+            rotation: None,
+            seen_from: crate::store::Fingerprint::default(),
         }
     }
 

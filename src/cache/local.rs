@@ -135,6 +135,11 @@ impl Local {
         self.endings.insert(sid, ending);
     }
 
+    /// Remembers whose a spent secret was.
+    pub fn store_owner(&self, hash: SecretHash, sid: Sid, user_id: UserId) {
+        self.owners.insert(hash, (sid, user_id));
+    }
+
     /// Remembers that nobody has this secret.
     pub fn store_unknown(&self, hash: SecretHash) {
         self.unknown.insert(hash, BootInstant::now().plus(UNKNOWN_FOR));
@@ -169,7 +174,7 @@ impl Local {
     pub fn forget(&self, entry: &LogEntry) {
         match &entry.scope {
             Scope::Session { sid, reason, .. } => self.store_ending(*sid, Ending::Ended(*reason)),
-            Scope::Token { sid, .. } => drop(self.sessions.remove(sid)),
+            Scope::Token { sid, .. } | Scope::SessionChanged { sid, .. } => drop(self.sessions.remove(sid)),
             Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => drop(self.users.remove(user_id)),
             Scope::KeyAdded { .. } | Scope::KeyRemoved { .. } => {}
         }
@@ -221,6 +226,8 @@ mod tests {
             expires_at: now + Duration::from_secs(60),
             max_expires_at: now + Duration::from_secs(60),
             listed: Vec::new(),
+            rotation: None,
+            seen_from: crate::store::Fingerprint::default(),
         };
         (Arc::new(session), Arc::new(UserRecord { user, auth_epoch: 1, disabled: false }))
     }

@@ -152,7 +152,7 @@ impl RedisTier {
 
     fn forget_in(&self, pipeline: &mut Pipeline, entry: &LogEntry) -> bool {
         match &entry.scope {
-            Scope::Session { sid, user_id, .. } => {
+            Scope::Session { sid, user_id, .. } | Scope::SessionChanged { sid, user_id } => {
                 pipeline.del(self.session_name(*sid, *user_id)).ignore();
             }
             Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => {

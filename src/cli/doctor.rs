@@ -210,6 +210,7 @@ impl Patient {
             device_name: Some("portcullis doctor".into()),
             user_agent: None,
             ip: None,
+            seen_from: Default::default(),
             ttl: Duration::from_secs(60),
             max_age: Duration::from_secs(60),
         };
@@ -232,6 +233,7 @@ impl Patient {
             freshness: self.freshness.clone(),
             clock: self.clock.clone(),
             capacity: 100,
+            rotation: false,
             user_ttl: Duration::from_secs(60),
         });
         workers.into_iter().for_each(|worker| drop(tokio::spawn(worker)));

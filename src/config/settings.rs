@@ -132,6 +132,12 @@ settings! {
         "Life of a session without use; use extends it";
     SESSION_MAX_AGE = "PORTCULLIS_SESSION_MAX_AGE" "DURATION", Credentials, Value("30d"),
         "Life of a session at most, with use or without";
+    SESSION_ROTATION = "PORTCULLIS_SESSION_ROTATION" "on|off", Credentials, Value("off"),
+        "validate-session hands out a new session_id; clients must store it, or they are taken for thieves";
+    SESSION_ROTATION_GRACE = "PORTCULLIS_SESSION_ROTATION_GRACE" "DURATION", Credentials, Value("1m"),
+        "How long the session_id before still works, for a second tab or an answer that was lost";
+    FINGERPRINT = "PORTCULLIS_FINGERPRINT" "POLICY", Credentials, Value("off"),
+        "When a session_id comes from another browser family or network: off, log, challenge (403) or deny (ends it)";
     TOKEN_LEEWAY = "PORTCULLIS_TOKEN_LEEWAY" "DURATION", Credentials, Value("5s"),
         "Tolerance for differing clocks when exp and nbf are judged, at most 60s";
 

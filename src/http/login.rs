@@ -10,7 +10,6 @@ use super::cookies;
 use super::extract::Client;
 use super::state::{Gateway, Shared, count_login};
 use crate::accounts::{AccountError, Email, LoggedIn, LoginDevice, Signup, new_password};
-use crate::auth::AuthError;
 use crate::credentials::session_cookie;
 use crate::problem::Problem;
 use crate::secret::{Password, SessionSecret};
@@ -126,15 +125,24 @@ pub(super) async fn signup(
     Json(body): Json<SignupRequest>,
 ) -> Result<Response, Problem> {
     cookies::may_be_set(&gateway, &headers)?;
-    gateway.limits.signup(client.ip)?;
+    let quotas = gateway.limits.signup(client.ip).await?;
+    Ok(quotas.mark(make_account(&gateway, &client, &headers, body).await.into_response()))
+}
+
+async fn make_account(
+    gateway: &Gateway,
+    client: &Client,
+    headers: &HeaderMap,
+    body: SignupRequest,
+) -> Result<Response, Problem> {
     let email = Email::parse(&body.email)?;
-    let password = new_password("password", body.password)?;
+    let password = new_password("password", body.password, &email)?;
     let signup = Signup { email, password, full_name: body.full_name };
-    match gateway.accounts.sign_up(signup, device(&client, body.device_name)).await? {
+    match gateway.accounts.sign_up(signup, device(client, body.device_name)).await? {
         Some(login) => {
             tracing::info!(user = %login.user.id, sid = %login.session.sid, ip = %client.ip, "signed up");
-            cookies::end_previous(&gateway, &client, &headers).await;
-            Ok(greet(&gateway, &client, &login, StatusCode::CREATED))
+            cookies::end_previous(gateway, client, headers).await;
+            Ok(greet(gateway, client, &login, StatusCode::CREATED))
         }
         None => Ok((StatusCode::ACCEPTED, axum::Json(serde_json::json!({}))).into_response()),
     }
@@ -168,27 +176,37 @@ pub(super) async fn login(
         count_login("throttled");
         problem
     };
-    gateway.limits.login(client.ip).map_err(throttled)?;
-    let guess = gateway.limits.guess(client.ip, email.as_str()).map_err(throttled)?;
-    guess.wait().await;
-    let outcome = gateway.accounts.log_in(&email, request.password, device(&client, request.device_name)).await;
-    if !matches!(outcome, Err(AccountError::InvalidCredentials)) {
-        guess.give_back();
+    let guess = gateway.limits.login(client.ip, email.as_str()).await.map_err(throttled)?;
+    let device = device(&client, request.device_name);
+    let outcome = gateway.accounts.log_in(&email, request.password, device, guess.strangers_must_wait()).await;
+    let quotas = guess.quotas();
+    match &outcome {
+        Ok(_) | Err(AccountError::Disabled) => guess.was_right(),
+        Err(AccountError::InvalidCredentials) => {}
+        Err(AccountError::Stranger) => return Err(throttled(guess.refuse_stranger())),
+        Err(_) => guess.give_back(),
     }
     count(&outcome, &client);
-    let login = outcome?;
-    cookies::end_previous(&gateway, &client, &headers).await;
-    Ok(greet(&gateway, &client, &login, StatusCode::OK))
+    let answer = match outcome {
+        Ok(login) => {
+            cookies::end_previous(&gateway, &client, &headers).await;
+            greet(&gateway, &client, &login, StatusCode::OK)
+        }
+        Err(error) => Problem::from(error).into_response(),
+    };
+    Ok(quotas.mark(answer))
 }
 
 /// A new access token for a session.
 ///
-/// In cookie mode a call without a body is authorised by the cookie.
+/// In cookie mode a call without a body is authorised by the cookie. Where secrets rotate, the answer's `session_id` is a
+/// new one: store it. The one before works a little longer; shown after that it ends the session.
 #[utoipa::path(
     post, path = "/api/v1/auth/validate-session", tag = "sessions", request_body = SessionRequest,
     responses(
         (status = 200, description = "The session is good", body = SessionAnswer),
         (status = 401, description = "`invalid_session`: unknown, expired or revoked"),
+        (status = 403, description = "`reauthentication_required`: shown from elsewhere, log in again"),
         (status = 429, description = "Too many"),
     )
 )]
@@ -198,7 +216,7 @@ pub(super) async fn validate_session(
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<SessionRequest>,
 ) -> Result<Response, Problem> {
-    gateway.limits.validation(client.ip)?;
+    let quotas = gateway.limits.validation(client.ip).await?;
     let secret = match body {
         Some(body) => {
             cookies::may_be_set(&gateway, &headers)?;
@@ -206,14 +224,16 @@ pub(super) async fn validate_session(
         }
         None => Some(cookie_alone(&gateway, &client, &headers)?),
     };
-    let login = match secret {
-        Some(secret) => gateway.timed(gateway.accounts.come_back(secret)).await.map_err(session_problem)?,
-        // No UUID is no session's secret.
-        None => return Err(invalid_session()),
-    };
+    Ok(quotas.mark(take_up(&gateway, &client, secret).await.into_response()))
+}
+
+async fn take_up(gateway: &Gateway, client: &Client, secret: Option<SessionSecret>) -> Result<Response, Problem> {
+    // No UUID is no session's secret.
+    let secret = secret.ok_or_else(invalid_session)?;
+    let login = gateway.come_back(secret, &device(client, None)).await.map_err(session_problem)?;
     let answer = SessionAnswer { valid: true, login: LoginAnswer::of(&login) };
     let mut response = axum::Json(answer).into_response();
-    cookies::set(&gateway, &client, &login, &mut response);
+    cookies::set(gateway, client, &login, &mut response);
     Ok(response)
 }
 
@@ -225,10 +245,10 @@ fn cookie_alone(gateway: &Gateway, client: &Client, headers: &HeaderMap) -> Resu
 }
 
 /// The 401 of a secret has no `error`: it is no bearer token.
-pub(super) fn session_problem(error: AuthError) -> Problem {
+fn session_problem(error: AccountError) -> Problem {
     match error {
-        AuthError::Denied(_) => invalid_session(),
-        AuthError::CannotTell => Problem::unavailable(),
+        AccountError::Denied(_) => invalid_session(),
+        other => other.into(),
     }
 }
 
@@ -249,7 +269,7 @@ impl LoginRequest {
     }
 }
 
-fn device(client: &Client, name: Option<String>) -> LoginDevice {
+pub(super) fn device(client: &Client, name: Option<String>) -> LoginDevice {
     LoginDevice { name, user_agent: client.user_agent.clone(), ip: Some(client.ip) }
 }
 

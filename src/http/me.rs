@@ -7,10 +7,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::body::Json;
+use super::cookies;
 use super::extract::{Caller, Client};
 use super::logout::Done;
 use super::state::{Gateway, Shared};
-use crate::accounts::{AccountError, ProfileUpdate, new_password};
+use crate::accounts::{AccountError, Email, ProfileUpdate, new_password};
 use crate::auth::Principal;
 use crate::problem::Problem;
 use crate::secret::Password;
@@ -42,6 +43,32 @@ pub(super) struct PasswordRequest {
     /// 8 to 128 characters, and not one that everybody guesses first.
     #[schema(value_type = String, format = Password, min_length = 8, max_length = 128)]
     new_password: Password,
+}
+
+/// The body of a change of address.
+#[derive(Deserialize, utoipa::ToSchema)]
+pub(super) struct EmailRequest {
+    /// The new address, unique without regard to case.
+    #[schema(format = Email)]
+    email: String,
+    /// The password.
+    #[schema(value_type = String, format = Password)]
+    current_password: Password,
+}
+
+/// The body of the wish to have one's account removed.
+#[derive(Deserialize, utoipa::ToSchema)]
+pub(super) struct RemovalRequest {
+    /// The password.
+    #[schema(value_type = String, format = Password)]
+    current_password: Password,
+}
+
+/// The account is gone.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Removed {
+    /// Live sessions that ended.
+    sessions_revoked: u64,
 }
 
 /// A ticket for one socket.
@@ -121,19 +148,78 @@ pub(super) async fn change_password(
     Json(body): Json<PasswordRequest>,
 ) -> Result<Response, Problem> {
     let (user, sid, ip) = (principal.user.user.id, principal.session.sid, client.ip);
-    let new = new_password("new_password", body.new_password)?;
-    // Whoever has stolen a token must not guess the password here instead of at the login.
-    let guess = gateway.limits.guess(ip, &principal.user.user.email)?;
-    guess.wait().await;
-    let outcome = gateway.accounts.change_password(&principal, body.current_password, new).await;
-    if matches!(outcome, Err(AccountError::InvalidCurrentPassword)) {
-        tracing::info!(%user, %sid, %ip, "change of password refused: wrong current password");
-    } else {
-        guess.give_back();
-    }
-    outcome?;
+    let email = Email::parse(&principal.user.user.email)?;
+    let new = new_password("new_password", body.new_password, &email)?;
+    let change = gateway.accounts.change_password(&principal, body.current_password, new);
+    with_password(&gateway, &client, &principal, change).await?;
     tracing::info!(%user, %sid, %ip, "password changed");
     Ok(axum::Json(Done {}).into_response())
+}
+
+/// Change the e-mail address. Sessions go on; caches on every node follow, open sockets are told.
+#[utoipa::path(
+    post, path = "/api/v1/auth/change-email", tag = "profile", security(("bearer" = [])), request_body = EmailRequest,
+    responses(
+        (status = 200, description = "The user as of this change", body = User),
+        (status = 403, description = "`invalid_current_password`"),
+        (status = 409, description = "`email_taken`"),
+        (status = 429, description = "Too many wrong guesses, or too many addresses tried"),
+    )
+)]
+pub(super) async fn change_email(
+    State(gateway): State<Shared>,
+    client: Client,
+    Caller(principal): Caller,
+    Json(body): Json<EmailRequest>,
+) -> Result<Response, Problem> {
+    let email = Email::parse(&body.email)?;
+    // It tells whether an address is taken, just as a signup does.
+    gateway.limits.signup(client.ip).await?;
+    let change = gateway.accounts.change_email(&principal, body.current_password, email);
+    let user = with_password(&gateway, &client, &principal, change).await?;
+    Ok(axum::Json(user).into_response())
+}
+
+/// Remove the account. Every session, token and open socket of it ends, on every node; the address is free again.
+#[utoipa::path(
+    post, path = "/api/v1/auth/delete-account", tag = "profile", security(("bearer" = [])), request_body = RemovalRequest,
+    responses(
+        (status = 200, description = "Nothing is left of it", body = Removed),
+        (status = 403, description = "`invalid_current_password`"),
+        (status = 429, description = "Too many wrong guesses"),
+    )
+)]
+pub(super) async fn delete_account(
+    State(gateway): State<Shared>,
+    client: Client,
+    Caller(principal): Caller,
+    Json(body): Json<RemovalRequest>,
+) -> Result<Response, Problem> {
+    let removal = gateway.accounts.remove_account(&principal, body.current_password);
+    let sessions_revoked = with_password(&gateway, &client, &principal, removal).await?;
+    let mut response = axum::Json(Removed { sessions_revoked }).into_response();
+    cookies::clear(&gateway, &client, &mut response);
+    Ok(response)
+}
+
+/// Does what takes the current password. Whoever has stolen a token must not guess it here instead of at the login.
+async fn with_password<T>(
+    gateway: &Gateway,
+    client: &Client,
+    principal: &Principal,
+    action: impl Future<Output = Result<T, AccountError>>,
+) -> Result<T, Problem> {
+    let guess = gateway.limits.guess(client.ip, &principal.user.user.email).await?;
+    let outcome = action.await;
+    match &outcome {
+        Err(AccountError::InvalidCurrentPassword) => {
+            let (user, sid, ip) = (principal.user.user.id, principal.session.sid, client.ip);
+            tracing::info!(%user, %sid, %ip, "refused: wrong current password");
+        }
+        Ok(_) | Err(AccountError::EmailTaken) => guess.was_right(),
+        Err(_) => guess.give_back(),
+    }
+    Ok(outcome?)
 }
 
 /// A ticket that opens one socket.

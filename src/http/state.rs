@@ -8,8 +8,8 @@ use futures_util::future::BoxFuture;
 use metrics::{Histogram, counter, histogram};
 
 use super::health::HealthReport;
-use super::limits::Limits;
-use crate::accounts::Accounts;
+use super::limits::{Limits, SharedCounts};
+use crate::accounts::{AccountError, Accounts, LoggedIn, LoginDevice};
 use crate::auth::{Auth, AuthError, Principal};
 use crate::config::Config;
 use crate::credentials;
@@ -28,6 +28,8 @@ pub struct HttpState {
     pub config: Arc<Config>,
     /// The node as operators see it.
     pub vitals: Arc<dyn Vitals>,
+    /// Where the nodes count attempts together.
+    pub shared_counts: Option<SharedCounts>,
 }
 
 /// The node as operators see it. Whoever joins the parts knows; handlers only show it.
@@ -71,8 +73,9 @@ impl Gateway {
     pub fn new(state: HttpState, document: bytes::Bytes) -> Self {
         let outcome = |outcome: &'static str| histogram!(AUTH_DURATION, "surface" => "http", "outcome" => outcome);
         let judging = Judging { good: outcome("good"), denied: outcome("denied"), cannot_tell: outcome("cannot_tell") };
-        let HttpState { auth, accounts, config, vitals } = state;
-        let (origins, limits) = (AllowedOrigins::new(&config.allowed_origins), Limits::new(config.throttling));
+        let HttpState { auth, accounts, config, vitals, shared_counts } = state;
+        let (origins, limits) =
+            (AllowedOrigins::new(&config.allowed_origins), Limits::new(config.throttling, shared_counts));
         Self { auth, accounts, config, vitals, origins, limits, document, judging }
     }
 
@@ -91,19 +94,34 @@ impl Gateway {
         Some(principal)
     }
 
-    /// The same for a session's secret.
-    pub async fn judge_secret(&self, secret: &SessionSecret) -> Result<Principal, AuthError> {
-        self.used(self.timed(self.auth.session_secret(secret)).await)
+    /// The same for a session's secret, which this device shows.
+    pub async fn judge_secret(&self, secret: &SessionSecret, device: &LoginDevice) -> Result<Principal, AccountError> {
+        let judged = self.measured(self.accounts.judge_secret(secret, device), is_refusal).await?;
+        self.auth.touch(&judged.session);
+        Ok(judged)
+    }
+
+    /// Takes a session up again.
+    pub async fn come_back(&self, secret: SessionSecret, device: &LoginDevice) -> Result<LoggedIn, AccountError> {
+        self.measured(self.accounts.come_back(secret, device), is_refusal).await
     }
 
     /// Measures how long a judgement takes.
     pub async fn timed<T>(&self, judgement: impl Future<Output = Result<T, AuthError>>) -> Result<T, AuthError> {
+        self.measured(judgement, |error| matches!(error, AuthError::Denied(_))).await
+    }
+
+    async fn measured<T, E>(
+        &self,
+        judgement: impl Future<Output = Result<T, E>>,
+        is_denied: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
         let asked = Instant::now();
         let outcome = judgement.await;
         let histogram = match &outcome {
             Ok(_) => &self.judging.good,
-            Err(AuthError::Denied(_)) => &self.judging.denied,
-            Err(AuthError::CannotTell) => &self.judging.cannot_tell,
+            Err(error) if is_denied(error) => &self.judging.denied,
+            Err(_) => &self.judging.cannot_tell,
         };
         histogram.record(asked.elapsed());
         outcome
@@ -115,6 +133,10 @@ impl Gateway {
         }
         judged
     }
+}
+
+fn is_refusal(error: &AccountError) -> bool {
+    matches!(error, AccountError::Denied(_) | AccountError::FromElsewhere)
 }
 
 /// Counts a login.

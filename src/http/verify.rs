@@ -13,8 +13,10 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::edge;
 use super::extract::{Client, bearer, missing};
+use super::login::device;
 use super::state::{Gateway, Shared};
-use crate::auth::{AuthError, Principal};
+use crate::accounts::AccountError;
+use crate::auth::Principal;
 use crate::credentials::session_cookie;
 use crate::problem::Problem;
 
@@ -78,10 +80,10 @@ async fn judge_cookie(gateway: &Shared, parts: &Parts) -> Result<Principal, Prob
     if !gateway.origins.allows_cookie_read(&parts.headers) {
         return Err(Problem::csrf());
     }
-    gateway.judge_secret(&secret).await.map_err(|error| match error {
+    gateway.judge_secret(&secret, &device(&client, None)).await.map_err(|error| match error {
         // A bad cookie counts as none.
-        AuthError::Denied(_) => missing(),
-        AuthError::CannotTell => Problem::unavailable(),
+        AccountError::Denied(_) => missing(),
+        other => other.into(),
     })
 }
 

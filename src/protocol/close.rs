@@ -71,7 +71,7 @@ impl Close {
         match reason {
             EndReason::LoggedOut => Self::LOGGED_OUT,
             EndReason::LoggedOutEverywhere => Self::LOGGED_OUT_EVERYWHERE,
-            EndReason::Revoked => Self::SESSION_REVOKED,
+            EndReason::Revoked | EndReason::SecretReplayed => Self::SESSION_REVOKED,
             EndReason::AccountDisabled => Self::ACCOUNT_DISABLED,
             EndReason::CredentialsChanged => Self::CREDENTIALS_CHANGED,
         }

@@ -114,7 +114,11 @@ impl Applier {
                 // A full queue is an answer: the sockets miss a notice, nothing else.
                 let _ = self.changed_users.try_send(*user_id);
             }
-            Scope::UserChanged { .. } | Scope::Session { .. } | Scope::UserEpoch { .. } | Scope::Token { .. } => {}
+            Scope::UserChanged { .. }
+            | Scope::Session { .. }
+            | Scope::SessionChanged { .. }
+            | Scope::UserEpoch { .. }
+            | Scope::Token { .. } => {}
         }
         self.parts.registry.apply(entry)
     }

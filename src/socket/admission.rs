@@ -21,6 +21,7 @@ use super::handshake::{Offer, Refused};
 use super::limits::too_many_handshakes;
 use super::wire::{Limits, Wire};
 use super::{Begun, SocketState, head, measure};
+use crate::accounts::LoginDevice;
 use crate::auth::{AuthError, OpenTicket, Principal, Recheck};
 use crate::client_address::{Network, came_over_https, client_address};
 use crate::credentials::{self, Credential, CredentialError};
@@ -230,7 +231,7 @@ async fn judge(
         return Err(LimitReached::Draining.into());
     }
     let credential = credentials::explicit(&parts.headers, &offer.query)?;
-    let judging = judge_and_register(state, parts, Network::of(visitor.ip), credential);
+    let judging = judge_and_register(state, parts, visitor, credential);
     let (principal, registration) = timeout(JUDGING_TIME, judging).await.map_err(|_| AuthError::CannotTell)??;
     // Once more: a server that stops spoils the head of a 101.
     if state.draining.is_cancelled() {
@@ -242,9 +243,10 @@ async fn judge(
 async fn judge_and_register(
     state: &SocketState,
     parts: &Parts,
-    address: Network,
+    visitor: &Visitor,
     credential: Option<Credential>,
 ) -> Result<(Option<Principal>, Registration), Refusal> {
+    let address = Network::of(visitor.ip);
     let (principal, ticket) = match credential {
         Some(Credential::Token(token)) => (Some(timed(state.auth.token(&token)).await?), None),
         Some(Credential::Ticket(ticket)) => {
@@ -252,7 +254,7 @@ async fn judge_and_register(
             let ticket = timed(state.auth.open_ticket(&ticket, origin)).await?;
             (Some(ticket.principal.clone()), Some(ticket))
         }
-        None => (by_cookie(state, parts).await?, None),
+        None => (by_cookie(state, parts, visitor).await?, None),
     };
     let Some(mut principal) = principal else { return Ok((None, register(state, None, address).await?)) };
     if ticket.is_some() {
@@ -288,7 +290,7 @@ async fn spend(state: &SocketState, ticket: &OpenTicket) -> Result<(), AuthError
 }
 
 /// The ambient credential. A bad one counts as none; a good one is nothing to a page of a foreign origin.
-async fn by_cookie(state: &SocketState, parts: &Parts) -> Result<Option<Principal>, Refusal> {
+async fn by_cookie(state: &SocketState, parts: &Parts, visitor: &Visitor) -> Result<Option<Principal>, Refusal> {
     if !state.config.cookies {
         return Ok(None);
     }
@@ -300,7 +302,14 @@ async fn by_cookie(state: &SocketState, parts: &Parts) -> Result<Option<Principa
     if !allowed && headers.contains_key(header::ORIGIN) {
         return Err(Refusal::ForeignOrigin);
     }
-    match timed(state.auth.session_secret(&secret)).await {
+    let user_agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).map(str::to_owned);
+    let device = LoginDevice { name: None, user_agent, ip: Some(visitor.ip) };
+    let judging = state.accounts.judge_secret(&secret, &device);
+    match timed(async {
+        judging.await.map_err(|error| error.as_denial().map_or(AuthError::CannotTell, AuthError::Denied))
+    })
+    .await
+    {
         Ok(_) if !allowed => Err(Refusal::ForeignOrigin),
         Ok(principal) => Ok(Some(principal)),
         Err(AuthError::Denied(_)) => Ok(None),

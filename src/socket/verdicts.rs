@@ -15,6 +15,7 @@ impl Close {
             Denied::Forged | Denied::TokenRevoked | Denied::Unknown | Denied::TicketSpent => Self::INVALID_TOKEN,
             Denied::Expired => Self::EXPIRED,
             Denied::Ended(reason) => Self::for_end(reason),
+            Denied::Replayed { .. } => Self::SESSION_REVOKED,
             Denied::SessionExpired => Self::SESSION_EXPIRED,
         }
     }
@@ -29,6 +30,7 @@ impl Close {
             Denied::Unknown | Denied::TicketSpent => Self::INVALID_TOKEN,
             Denied::Expired => Self::EXPIRED,
             Denied::Ended(reason) => Self::for_end(reason),
+            Denied::Replayed { .. } => Self::SESSION_REVOKED,
             Denied::SessionExpired => Self::SESSION_EXPIRED,
         }
     }

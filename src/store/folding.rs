@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 64;
 
 /// The form in which addresses are compared: every character's case folded, by way of upper case so that `ß` and `SS`,
 /// or the two small sigmas, are one. The dotless `ı` stays what it is: it is not an `i`.
-pub(super) fn email_key(email: &str) -> String {
+pub(crate) fn email_key(email: &str) -> String {
     email
         .trim()
         .chars()

@@ -8,6 +8,7 @@
 mod sql;
 
 mod accounts;
+mod credentials;
 mod log;
 mod migrate;
 mod nodes;
@@ -15,6 +16,7 @@ mod pool;
 mod profile;
 mod revocations;
 mod script;
+mod secrets;
 mod sessions;
 mod sweep;
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
 
 use super::{
-    Deployment, Device, LiveNode, LoginRow, Read, RegisteredKey, SessionRead, SessionRecord, StoreError, StoreResult,
-    User, UserRecord,
+    Deployment, Device, Fingerprint, FingerprintChange, LiveNode, LoginRow, Read, RegisteredKey, Rotation, SessionRead,
+    SessionRecord, StoreError, StoreResult, User, UserRecord,
 };
 use crate::clock::BootInstant;
 use crate::entry::{EndReason, LogEntry, Position, PublicKey, Scope};
@@ -101,7 +101,27 @@ pub(super) struct SessionRow {
     listed: Vec<Jti>,
     #[serde(deserialize_with = "reason")]
     ended: Option<EndReason>,
+    rotation: Option<RotationRow>,
+    seen_from: Fingerprint,
     user: UserRow,
+}
+
+#[derive(Deserialize)]
+struct RotationRow {
+    #[serde(deserialize_with = "micros")]
+    rotated_at: OffsetDateTime,
+    #[serde(deserialize_with = "hash")]
+    previous_hash: SecretHash,
+    #[serde(deserialize_with = "micros")]
+    previous_until: OffsetDateTime,
+    salt: uuid::Uuid,
+}
+
+impl From<RotationRow> for Rotation {
+    fn from(row: RotationRow) -> Self {
+        let RotationRow { rotated_at, previous_hash, previous_until, salt } = row;
+        Self { rotated_at, previous_hash, previous_until, salt }
+    }
 }
 
 impl From<SessionRow> for SessionRead {
@@ -118,6 +138,8 @@ impl From<SessionRow> for SessionRead {
                 expires_at: row.expires_at,
                 max_expires_at: row.max_expires_at,
                 listed: row.listed,
+                rotation: row.rotation.map(Rotation::from),
+                seen_from: row.seen_from,
             },
             user,
             ended: row.ended,
@@ -132,6 +154,8 @@ pub(super) struct LoginRowRow {
     auth_epoch: u64,
     #[serde(deserialize_with = "flag")]
     disabled: bool,
+    #[serde(deserialize_with = "flag")]
+    known_network: bool,
 }
 
 impl From<LoginRowRow> for LoginRow {
@@ -141,6 +165,7 @@ impl From<LoginRowRow> for LoginRow {
             password_hash: row.password_hash,
             auth_epoch: row.auth_epoch,
             disabled: row.disabled,
+            known_network: row.known_network,
         }
     }
 }
@@ -157,11 +182,17 @@ pub(super) struct DeviceRow {
     last_seen_at: OffsetDateTime,
     #[serde(deserialize_with = "micros")]
     expires_at: OffsetDateTime,
+    changed_at: Option<i64>,
+    changed_browser: Option<String>,
+    changed_network: Option<String>,
 }
 
 impl From<DeviceRow> for Device {
     fn from(row: DeviceRow) -> Self {
+        let (browser, network) = (row.changed_browser, row.changed_network);
+        let change = row.changed_at.and_then(from_micros).map(|at| FingerprintChange { at, browser, network });
         Self {
+            fingerprint_change: change,
             sid: row.sid,
             device_name: row.device_name,
             user_agent: row.user_agent,
@@ -170,6 +201,21 @@ impl From<DeviceRow> for Device {
             last_seen_at: row.last_seen_at,
             expires_at: row.expires_at,
         }
+    }
+}
+
+/// A secret that was rotated away.
+#[derive(Deserialize)]
+pub(super) struct SpentRow {
+    #[serde(deserialize_with = "hash")]
+    secret_hash: SecretHash,
+    sid: Sid,
+    user_id: UserId,
+}
+
+impl From<SpentRow> for (SecretHash, Sid, UserId) {
+    fn from(row: SpentRow) -> Self {
+        (row.secret_hash, row.sid, row.user_id)
     }
 }
 
@@ -301,6 +347,7 @@ fn scope(row: EntryRow) -> StoreResult<Option<Scope>> {
         ("user_epoch", Some(user_id)) => {
             row.below.map(|below| Scope::UserEpoch { user_id, below, except: row.except_sid, reason })
         }
+        ("session_changed", Some(user_id)) => row.sid.map(|sid| Scope::SessionChanged { sid, user_id }),
         ("user_changed", Some(user_id)) => Some(Scope::UserChanged { user_id }),
         ("token", Some(user_id)) => match (row.jti, row.sid, row.expires_at.and_then(from_micros)) {
             (Some(jti), Some(sid), Some(expires_at)) => Some(Scope::Token { jti, sid, user_id, expires_at }),

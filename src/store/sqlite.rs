@@ -7,10 +7,12 @@
 mod sql;
 
 mod accounts;
+mod credentials;
 mod log;
 mod migrate;
 mod nodes;
 mod revocations;
+mod secrets;
 mod sessions;
 mod sweep;
 

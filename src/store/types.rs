@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::clock::BootInstant;
 use crate::entry::{EndReason, LogEntry, Position, PublicKey};
@@ -80,6 +81,37 @@ pub struct SessionRecord {
     pub max_expires_at: OffsetDateTime,
     /// Listed access tokens of this session that have not expired yet.
     pub listed: Vec<Jti>,
+    /// The last rotation of its secret.
+    #[serde(default)]
+    pub rotation: Option<Rotation>,
+    /// Where it is used from.
+    #[serde(default)]
+    pub seen_from: Fingerprint,
+}
+
+/// How a session came to its present secret.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub rotated_at: OffsetDateTime,
+    /// Hash of the secret before.
+    pub previous_hash: SecretHash,
+    /// Until then the secret before is good, too.
+    #[serde(with = "time::serde::rfc3339")]
+    pub previous_until: OffsetDateTime,
+    /// With it, the secret before leads to the present one.
+    pub salt: Uuid,
+}
+
+/// Where a session is used from, so coarse that it changes seldom and tells little. What is not known is equal to
+/// anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// The browser's family, such as `firefox`.
+    pub browser: Option<String>,
+    /// The /24 of IPv4, the /64 of IPv6, in CIDR notation.
+    pub network: Option<String>,
 }
 
 /// A session and its user read in one statement, and therefore a verdict about both.
@@ -116,6 +148,21 @@ pub struct Device {
     /// Sliding end.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+    /// Its last use from elsewhere, when fingerprints are looked at and there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint_change: Option<FingerprintChange>,
+}
+
+/// A session's secret was shown from another browser family or network than before.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct FingerprintChange {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// The browser's family there.
+    pub browser: Option<String>,
+    /// The network there.
+    pub network: Option<String>,
 }
 
 /// What the login needs of an account.
@@ -129,6 +176,8 @@ pub struct LoginRow {
     pub auth_epoch: u64,
     /// Disabled accounts are told so, but only after the right password.
     pub disabled: bool,
+    /// A session of this account was begun or used in the network that was asked about.
+    pub known_network: bool,
 }
 
 /// A session about to be inserted. `now` is database time, decided by the statement itself.
@@ -144,6 +193,8 @@ pub struct NewSession {
     pub user_agent: Option<String>,
     /// Client's address.
     pub ip: Option<IpAddr>,
+    /// The same and the browser, coarse.
+    pub seen_from: Fingerprint,
     /// Sliding life.
     pub ttl: Duration,
     /// Absolute life.
@@ -222,6 +273,57 @@ pub enum PasswordOutcome {
     },
     /// The stored hash is no longer the one the caller verified: somebody changed it in between.
     Superseded,
+}
+
+/// The answer to a change of address.
+#[derive(Clone, Debug)]
+pub enum EmailOutcome {
+    /// Done.
+    Changed {
+        /// The user as of this change.
+        user: UserRecord,
+        /// What the transaction logged.
+        entries: Vec<LogEntry>,
+    },
+    /// Somebody else has this address.
+    Taken,
+    /// The stored hash is no longer the one the caller verified.
+    Superseded,
+}
+
+/// The answer to the wish to remove an account.
+#[derive(Clone, Debug)]
+pub enum RemovalOutcome {
+    /// Removed, with all its sessions.
+    Removed(Revoked),
+    /// The stored hash is no longer the one the caller verified.
+    Superseded,
+}
+
+/// A new secret for a session.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSecret {
+    /// The session.
+    pub sid: Sid,
+    /// Hash of the secret that is to be replaced.
+    pub from: SecretHash,
+    /// Hash of the new one.
+    pub to: SecretHash,
+    /// What leads from the one to the other.
+    pub salt: Uuid,
+    /// How long the old one stays good.
+    pub grace: Duration,
+    /// Not when the last rotation was less than this ago.
+    pub pause: Duration,
+}
+
+/// The answer to a rotation.
+#[derive(Clone, Debug)]
+pub struct RotationOutcome {
+    /// The session as it is now, whoever rotated it; `None` when it is gone.
+    pub session: Option<SessionRead>,
+    /// What the transaction logged.
+    pub entries: Vec<LogEntry>,
 }
 
 /// The answer to anything that ends credentials.

@@ -29,13 +29,16 @@ fn readers() -> Vec<(&'static str, &'static str, Value)> {
         ("PATCH", "/api/v1/auth/update-profile", json!({"full_name": "Alice"})),
         ("PUT", "/api/v1/auth/update-profile", json!({"full_name": "Alice"})),
         ("POST", "/api/v1/auth/change-password", json!({"current_password": "x", "new_password": new_password()})),
+        ("POST", "/api/v1/auth/change-email", json!({"current_password": "x", "email": new_email()})),
+        ("POST", "/api/v1/auth/delete-account", json!({"current_password": "x"})),
     ]
 }
 
 fn call(node: &Node, method: &str, path: &str, token: &str) -> crate::common::client::Call {
     let call = node.call(method.parse().expect("a method"), path);
     // Only where a bearer is asked for, so that the body is what is judged.
-    if path.ends_with("profile") || path.ends_with("password") { call.bearer(token) } else { call }
+    let guarded = ["profile", "password", "email", "account"].iter().any(|end| path.ends_with(end));
+    if guarded { call.bearer(token) } else { call }
 }
 
 async fn malformed_json_is_400(mode: Mode) {

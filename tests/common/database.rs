@@ -44,6 +44,47 @@ impl Database {
         self.update(DELETE, DELETE, kid).await.expect("delete a key");
     }
 
+    /// A hash that came along from another system, written by hand.
+    pub async fn set_password_hash(&self, email: &str, hash: &str) {
+        const SET: &str = "UPDATE users SET password_hash = $2 WHERE email = $1";
+        match self {
+            Self::Postgres(url) => {
+                let mut connection = PgConnection::connect(url).await.expect("connect");
+                sqlx::query(SET).bind(email).bind(hash).execute(&mut connection).await.expect("set a hash");
+            }
+            Self::Embedded(folder) => {
+                let mut connection = open_sqlite(folder).await.expect("open");
+                sqlx::query(SET).bind(email).bind(hash).execute(&mut connection).await.expect("set a hash");
+            }
+        }
+    }
+
+    /// One number that a statement counts for an e-mail address or another text.
+    pub async fn count(&self, sql: &'static str, text: &str) -> i64 {
+        self.scalar(sql, text).await.expect("a number")
+    }
+
+    /// The hash of somebody's password.
+    pub async fn password_hash(&self, email: &str) -> String {
+        self.scalar("SELECT password_hash FROM users WHERE email = $1", email).await.expect("a hash")
+    }
+
+    async fn scalar<T>(&self, sql: &'static str, text: &str) -> sqlx::Result<T>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        match self {
+            Self::Postgres(url) => {
+                let mut connection = PgConnection::connect(url).await?;
+                sqlx::query_scalar(sql).bind(text).fetch_one(&mut connection).await
+            }
+            Self::Embedded(folder) => {
+                sqlx::query_scalar(sql).bind(text).fetch_one(&mut open_sqlite(folder).await?).await
+            }
+        }
+    }
+
     async fn update(&self, postgres: &'static str, sqlite: &'static str, whose: &str) -> sqlx::Result<()> {
         let rows = match self {
             Self::Postgres(url) => {
@@ -51,14 +92,18 @@ impl Database {
                 sqlx::query(postgres).bind(whose).execute(&mut connection).await?.rows_affected()
             }
             Self::Embedded(folder) => {
-                let options = SqliteConnectOptions::new().filename(sqlite_file(folder));
-                let mut connection = options.busy_timeout(Duration::from_secs(10)).connect().await?;
+                let mut connection = open_sqlite(folder).await?;
                 sqlx::query(sqlite).bind(whose).execute(&mut connection).await?.rows_affected()
             }
         };
         assert_eq!(rows, 1, "the statement should have met exactly {whose}");
         Ok(())
     }
+}
+
+async fn open_sqlite(folder: &Path) -> sqlx::Result<sqlx::SqliteConnection> {
+    let options = SqliteConnectOptions::new().filename(sqlite_file(folder));
+    options.busy_timeout(Duration::from_secs(10)).connect().await
 }
 
 /// The file in the folder that begins as SQLite files do.

@@ -138,6 +138,18 @@ impl Node {
         self.post("/api/v1/auth/change-password").bearer(token).json(&body).send().await
     }
 
+    /// Changes the address.
+    pub async fn change_email(&self, token: &str, email: &str, current: &str) -> Answer {
+        let body = json!({"email": email, "current_password": current});
+        self.post("/api/v1/auth/change-email").bearer(token).json(&body).send().await
+    }
+
+    /// Removes the bearer's account.
+    pub async fn delete_account(&self, token: &str, current: &str) -> Answer {
+        let body = json!({"current_password": current});
+        self.post("/api/v1/auth/delete-account").bearer(token).json(&body).send().await
+    }
+
     /// The bearer's devices.
     pub async fn sessions(&self, token: &str) -> Answer {
         self.get("/api/v1/auth/sessions").bearer(token).send().await

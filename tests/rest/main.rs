@@ -4,7 +4,10 @@
 mod common;
 
 mod accounts;
+mod credentials;
+mod fingerprint;
 mod operators;
 mod profile;
 mod sessions;
+mod throttling;
 mod tokens;

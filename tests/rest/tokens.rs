@@ -19,11 +19,13 @@ stages! {
     ],
 }
 
-const GUARDED: [(&str, &str); 9] = [
+const GUARDED: &[(&str, &str)] = &[
     ("GET", "/api/v1/auth/me"),
     ("PUT", "/api/v1/auth/update-profile"),
     ("PATCH", "/api/v1/auth/update-profile"),
     ("POST", "/api/v1/auth/change-password"),
+    ("POST", "/api/v1/auth/change-email"),
+    ("POST", "/api/v1/auth/delete-account"),
     ("GET", "/api/v1/auth/sessions"),
     ("DELETE", "/api/v1/auth/sessions/00000000-0000-4000-8000-000000000000"),
     ("POST", "/api/v1/auth/ws-ticket"),
@@ -51,7 +53,7 @@ async fn verify_names_the_user_in_headers(mode: Mode) {
 async fn every_guarded_endpoint_asks_for_a_bearer(mode: Mode) {
     let stage = mode.stage().await;
     let alice = stage.a().signup().await;
-    for (method, path) in GUARDED {
+    for (method, path) in GUARDED.iter().copied() {
         let call = || stage.a().call(method.parse().expect("a method"), path);
         call().send().await.is_unauthenticated();
         call().bearer(&forged(&alice.token)).send().await.is_bad_token();

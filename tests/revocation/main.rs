@@ -7,6 +7,7 @@ mod cookies;
 mod database_away;
 mod ends;
 mod redis_away;
+mod rotation;
 
 use std::time::{Duration, Instant};
 

@@ -44,9 +44,9 @@ on_each! {
         let again = database.store.sign_up(ann("STRASSE@example.ORG"), Some(new_session())).await.unwrap();
         assert!(matches!(again, SignupOutcome::EmailTaken));
         assert_eq!(database.number("SELECT count(*) FROM sessions").await, 0);
-        let row = database.store.login_row(" strasse@EXAMPLE.org ").await.unwrap().unwrap();
+        let row = database.store.login_row(" strasse@EXAMPLE.org ", None).await.unwrap().unwrap();
         assert_eq!(row.password_hash, "$hash");
-        assert!(database.store.login_row("nobody@example.org").await.unwrap().is_none());
+        assert!(database.store.login_row("nobody@example.org", None).await.unwrap().is_none());
     }
 
     async fn a_sliding_life_never_exceeds_the_absolute_one(database) {

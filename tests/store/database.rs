@@ -204,6 +204,7 @@ pub fn new_session() -> NewSession {
         device_name: Some("Ann's phone; DROP TABLE users'".into()),
         user_agent: Some("Agent/1.0".into()),
         ip: Some("2001:db8::7".parse().expect("an address")),
+        seen_from: Default::default(),
         ttl: 7 * DAY,
         max_age: 30 * DAY,
     }

@@ -13,6 +13,7 @@ mod migrations;
 mod postgres_only;
 mod postgres_server;
 mod revocations;
+mod secrets;
 mod sessions;
 mod sweeping;
 

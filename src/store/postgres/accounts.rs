@@ -25,8 +25,8 @@ const INSERT_USER: &str = concat!(
 /// A login that waited for its hash while the user's epoch rose, or was disabled, finds no row to select.
 const INSERT_SESSION: &str = concat!(
     "WITH s AS (INSERT INTO sessions (sid, secret_hash, user_id, auth_epoch, device_name, user_agent, ip, ",
-    "created_at, last_seen_at, expires_at, max_expires_at) ",
-    "SELECT $1, $2, id, auth_epoch, $5, $6, $7::inet, now(), now(), ",
+    "browser, network, created_at, last_seen_at, expires_at, max_expires_at) ",
+    "SELECT $1, $2, id, auth_epoch, $5, $6, $7::inet, $10, $11, now(), now(), ",
     "now() + interval '1 microsecond' * least($8, $9), now() + interval '1 microsecond' * $9 ",
     "FROM users WHERE id = $3 AND auth_epoch = $4 AND disabled_at IS NULL RETURNING *) ",
     "SELECT json_build_object('position', ",
@@ -36,12 +36,13 @@ const INSERT_SESSION: &str = concat!(
     "), '[]'))::text FROM s JOIN users u ON u.id = s.user_id"
 );
 
-/// The login row of the user `u`, whom the source gives.
+/// The login row of the user `u`, whom the source gives; `$2` is the network that is asked about.
 macro_rules! login_row {
     ($source:literal) => {
         concat!(
             "SELECT coalesce(json_agg(json_build_object('user_id', u.id, 'password_hash', u.password_hash, ",
-            "'auth_epoch', u.auth_epoch, 'disabled', u.disabled_at IS NOT NULL)), '[]')::text FROM ",
+            "'auth_epoch', u.auth_epoch, 'disabled', u.disabled_at IS NOT NULL, 'known_network', EXISTS (SELECT 1 ",
+            "FROM sessions s WHERE s.user_id = u.id AND s.network = $2))), '[]')::text FROM ",
             $source
         )
     };
@@ -81,12 +82,16 @@ impl Postgres {
         Ok(SignupOutcome::Created { user, session })
     }
 
-    pub(in crate::store) async fn login_row(&self, email: &str) -> StoreResult<Option<LoginRow>> {
-        self.one_login_row("login_row", sqlx::query(LOGIN_ROW_BY_KEY).bind(email_key(email))).await
+    pub(in crate::store) async fn login_row(
+        &self,
+        email: &str,
+        network: Option<&str>,
+    ) -> StoreResult<Option<LoginRow>> {
+        self.one_login_row("login_row", sqlx::query(LOGIN_ROW_BY_KEY).bind(email_key(email)).bind(network)).await
     }
 
     pub(in crate::store) async fn login_row_by_id(&self, user_id: UserId) -> StoreResult<Option<LoginRow>> {
-        self.one_login_row("login_row_by_id", sqlx::query(LOGIN_ROW_BY_ID).bind(user_id.0)).await
+        self.one_login_row("login_row_by_id", sqlx::query(LOGIN_ROW_BY_ID).bind(user_id.0).bind(None::<&str>)).await
     }
 
     async fn one_login_row(
@@ -121,13 +126,9 @@ impl Postgres {
         new_hash: &str,
     ) -> StoreResult<PasswordOutcome> {
         let mut transaction = self.begin("change_password").await?;
-        let locked: Vec<LoginRowRow> = transaction.query(sqlx::query(LOCKED_LOGIN_ROW).bind(user_id.0)).await?;
-        let row = match locked.into_iter().next().map(LoginRow::from) {
-            Some(row) if row.password_hash == verified_hash => row,
-            _ => {
-                transaction.rollback().await?;
-                return Ok(PasswordOutcome::Superseded);
-            }
+        let Some(row) = locked_row(&mut transaction, user_id, verified_hash).await? else {
+            transaction.rollback().await?;
+            return Ok(PasswordOutcome::Superseded);
         };
         let kept = lift(&mut transaction, keep, user_id, row.auth_epoch).await?;
         let raise = sqlx::query(SET_PASSWORD).bind(user_id.0).bind(new_hash).bind(kept.map(|sid| sid.0));
@@ -145,6 +146,17 @@ impl Postgres {
     }
 }
 
+/// The login row, locked; `None` when its hash is no longer the one that was verified.
+pub(super) async fn locked_row(
+    transaction: &mut Transaction<'_>,
+    user_id: UserId,
+    verified_hash: &str,
+) -> StoreResult<Option<LoginRow>> {
+    let lock = sqlx::query(LOCKED_LOGIN_ROW).bind(user_id.0).bind(None::<&str>);
+    let locked: Vec<LoginRowRow> = transaction.query(lock).await?;
+    Ok(locked.into_iter().next().map(LoginRow::from).filter(|row| row.password_hash == verified_hash))
+}
+
 async fn insert(
     transaction: &mut Transaction<'_>,
     user_id: UserId,
@@ -160,7 +172,9 @@ async fn insert(
         .bind(&session.user_agent)
         .bind(session.ip.map(|ip| ip.to_string()))
         .bind(duration_micros(session.ttl))
-        .bind(duration_micros(session.max_age));
+        .bind(duration_micros(session.max_age))
+        .bind(&session.seen_from.browser)
+        .bind(&session.seen_from.network);
     let read_at = BootInstant::now();
     let answer: Answer<SessionRow> = transaction.query(insert).await?;
     let Read { value, stamp } = answer.facts(read_at);

@@ -16,6 +16,7 @@ use crate::store::{Deployment, StoreError, StoreResult};
 /// Every migration, in order. One that was released is never edited.
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../../migrations/postgres/0001_portcullis.sql")),
+    (2, include_str!("../../../migrations/postgres/0002_accounts.sql")),
     (3, include_str!("../../../migrations/postgres/0003_keys.sql")),
 ];
 

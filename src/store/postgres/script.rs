@@ -64,7 +64,7 @@ impl Script {
         self.render(i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1))
     }
 
-    /// One of the five words.
+    /// One of a few words.
     pub(super) fn reason(self, reason: EndReason) -> Self {
         self.text("'").text(reason.as_str()).text("'")
     }

@@ -32,6 +32,9 @@ const DEVICES: &str = concat!(
     micros!("d.last_seen_at"),
     ", 'expires_at', ",
     micros!("d.expires_at"),
+    ", 'changed_at', ",
+    micros!("d.changed_at"),
+    ", 'changed_browser', d.changed_browser, 'changed_network', d.changed_network",
     ") ORDER BY d.last_seen_at DESC, d.created_at DESC), '[]') FROM (SELECT s.* FROM sessions s ",
     "JOIN users u ON u.id = s.user_id WHERE s.ended_at IS NULL AND s.expires_at > now() ",
     "AND s.auth_epoch >= u.auth_epoch AND u.disabled_at IS NULL AND s.user_id = "

@@ -50,7 +50,13 @@ macro_rules! session_json {
             "WHERE t.sid = s.sid AND t.expires_at > now() - interval '1 minute')",
             ", 'ended', CASE WHEN s.ended_at IS NOT NULL THEN coalesce(s.end_reason, 'revoked') ",
             "WHEN u.disabled_at IS NOT NULL THEN 'account_disabled' ",
-            "WHEN s.auth_epoch < u.auth_epoch THEN coalesce(u.epoch_reason, 'revoked') END, 'user', ",
+            "WHEN s.auth_epoch < u.auth_epoch THEN coalesce(u.epoch_reason, 'revoked') END, ",
+            "'rotation', CASE WHEN s.rotated_at IS NOT NULL THEN json_build_object('rotated_at', ",
+            micros!("s.rotated_at"),
+            ", 'previous_hash', encode(s.previous_hash, 'hex'), 'previous_until', ",
+            micros!("s.previous_until"),
+            ", 'salt', s.rotation_salt) END, ",
+            "'seen_from', json_build_object('browser', s.browser, 'network', s.network), 'user', ",
             user_json!(),
             ")"
         )

@@ -18,8 +18,8 @@ const USER: &str = concat!("SELECT ", user_json!(), " FROM users u WHERE u.id = 
 
 /// A login that waited for its hash while the user's epoch rose, or was disabled, finds no row to select.
 const INSERT_SESSION: &str = concat!(
-    "INSERT INTO sessions (sid, secret_hash, user_id, auth_epoch, device_name, user_agent, ip, created_at, \
-     last_seen_at, expires_at, max_expires_at) SELECT ?1, ?2, id, auth_epoch, ?5, ?6, ?7, ",
+    "INSERT INTO sessions (sid, secret_hash, user_id, auth_epoch, device_name, user_agent, ip, browser, network, \
+     created_at, last_seen_at, expires_at, max_expires_at) SELECT ?1, ?2, id, auth_epoch, ?5, ?6, ?7, ?10, ?11, ",
     now!(),
     ", ",
     now!(),
@@ -30,13 +30,15 @@ const INSERT_SESSION: &str = concat!(
     " + ?9 FROM users WHERE id = ?3 AND auth_epoch = ?4 AND disabled_at IS NULL"
 );
 
-const SESSION: &str = answer!(session_json!(), "sessions s JOIN users u ON u.id = s.user_id WHERE s.sid = ?1");
+pub(super) const SESSION: &str =
+    answer!(session_json!(), "sessions s JOIN users u ON u.id = s.user_id WHERE s.sid = ?1");
 
-/// The login row of the users `u` that match.
+/// The login row of the users `u` that match; `?2` is the network that is asked about.
 macro_rules! login_row {
     () => {
         "json_object('user_id', u.id, 'password_hash', u.password_hash, 'auth_epoch', u.auth_epoch, \
-         'disabled', u.disabled_at IS NOT NULL)"
+         'disabled', u.disabled_at IS NOT NULL, 'known_network', EXISTS (SELECT 1 FROM sessions s \
+         WHERE s.user_id = u.id AND s.network = ?2))"
     };
 }
 const LOGIN_ROW: &str = answer!(login_row!(), "users u WHERE u.email_key = ?1");
@@ -93,14 +95,18 @@ impl Sqlite {
         Ok(SignupOutcome::Created { user, session })
     }
 
-    pub(in crate::store) async fn login_row(&self, email: &str) -> StoreResult<Option<LoginRow>> {
-        let query = sqlx::query(LOGIN_ROW).bind(email_key(email));
+    pub(in crate::store) async fn login_row(
+        &self,
+        email: &str,
+        network: Option<&str>,
+    ) -> StoreResult<Option<LoginRow>> {
+        let query = sqlx::query(LOGIN_ROW).bind(email_key(email)).bind(network);
         let (answer, _) = self.read::<LoginRowRow>("login_row", query).await?;
         Ok(answer.into_rows().pop())
     }
 
     pub(in crate::store) async fn login_row_by_id(&self, user_id: UserId) -> StoreResult<Option<LoginRow>> {
-        let query = sqlx::query(LOGIN_ROW_BY_ID).bind(user_id.to_string());
+        let query = sqlx::query(LOGIN_ROW_BY_ID).bind(user_id.to_string()).bind(None::<&str>);
         let (answer, _) = self.read::<LoginRowRow>("login_row_by_id", query).await?;
         Ok(answer.into_rows().pop())
     }
@@ -125,14 +131,7 @@ impl Sqlite {
         new_hash: &str,
     ) -> StoreResult<PasswordOutcome> {
         let mut transaction = self.begin("change_password").await?;
-        let select = sqlx::query(LOGIN_ROW_BY_ID).bind(user_id.to_string());
-        let row = transaction
-            .rows::<Answer<LoginRowRow>>(select)
-            .await?
-            .into_iter()
-            .flat_map(Answer::into_rows::<LoginRow>)
-            .next();
-        let Some(row) = row.filter(|row| row.password_hash == verified_hash) else {
+        let Some(row) = locked_row(&mut transaction, user_id, verified_hash).await? else {
             return Ok(PasswordOutcome::Superseded);
         };
         let epoch = to_column(row.auth_epoch);
@@ -176,7 +175,19 @@ impl Sqlite {
     }
 }
 
-async fn user_by_id(transaction: &mut Transaction<'_>, id: UserId) -> StoreResult<Option<UserRecord>> {
+/// The login row; `None` when its hash is no longer the one that was verified. The transaction holds the write lock.
+pub(super) async fn locked_row(
+    transaction: &mut Transaction<'_>,
+    user_id: UserId,
+    verified_hash: &str,
+) -> StoreResult<Option<LoginRow>> {
+    let select = sqlx::query(LOGIN_ROW_BY_ID).bind(user_id.to_string()).bind(None::<&str>);
+    let rows = transaction.rows::<Answer<LoginRowRow>>(select).await?;
+    let row = rows.into_iter().flat_map(Answer::into_rows::<LoginRow>).next();
+    Ok(row.filter(|row| row.password_hash == verified_hash))
+}
+
+pub(super) async fn user_by_id(transaction: &mut Transaction<'_>, id: UserId) -> StoreResult<Option<UserRecord>> {
     let rows = transaction.rows::<UserRow>(sqlx::query(USER).bind(id.to_string())).await?;
     Ok(rows.into_iter().next().map(UserRecord::from))
 }
@@ -196,7 +207,9 @@ async fn insert(
         .bind(&session.user_agent)
         .bind(session.ip.map(|ip| ip.to_string()))
         .bind(duration_micros(session.ttl))
-        .bind(duration_micros(session.max_age));
+        .bind(duration_micros(session.max_age))
+        .bind(&session.seen_from.browser)
+        .bind(&session.seen_from.network);
     let read_at = BootInstant::now();
     if transaction.run(insert).await? == 0 {
         return Ok(None);

@@ -16,6 +16,7 @@ pub(super) const NAME: &str = "migrate";
 /// Every migration, in order. One that was released is never edited.
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../../migrations/sqlite/0001_portcullis.sql")),
+    (2, include_str!("../../../migrations/sqlite/0002_accounts.sql")),
     (3, include_str!("../../../migrations/sqlite/0003_keys.sql")),
 ];
 

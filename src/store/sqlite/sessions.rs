@@ -33,7 +33,8 @@ const RECENT: &str = answer!(
 
 const DEVICES: &str = answer!(
     "json_object('sid', d.sid, 'device_name', d.device_name, 'user_agent', d.user_agent, 'ip', d.ip, \
-     'created_at', d.created_at, 'last_seen_at', d.last_seen_at, 'expires_at', d.expires_at)",
+     'created_at', d.created_at, 'last_seen_at', d.last_seen_at, 'expires_at', d.expires_at, \
+     'changed_at', d.changed_at, 'changed_browser', d.changed_browser, 'changed_network', d.changed_network)",
     concat!(
         "(SELECT s.* FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.ended_at IS NULL AND s.expires_at > ",
         now!(),

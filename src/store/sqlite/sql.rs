@@ -50,7 +50,10 @@ macro_rules! session_json {
             now!(),
             " - 60000000)), 'ended', CASE WHEN s.ended_at IS NOT NULL THEN coalesce(s.end_reason, 'revoked') \
              WHEN u.disabled_at IS NOT NULL THEN 'account_disabled' \
-             WHEN s.auth_epoch < u.auth_epoch THEN coalesce(u.epoch_reason, 'revoked') END, 'user', ",
+             WHEN s.auth_epoch < u.auth_epoch THEN coalesce(u.epoch_reason, 'revoked') END, \
+             'rotation', json(CASE WHEN s.rotated_at IS NOT NULL THEN json_object('rotated_at', s.rotated_at, \
+             'previous_hash', s.previous_hash, 'previous_until', s.previous_until, 'salt', s.rotation_salt) \
+             ELSE 'null' END), 'seen_from', json_object('browser', s.browser, 'network', s.network), 'user', ",
             user_json!(),
             ")"
         )
