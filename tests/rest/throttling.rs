@@ -118,8 +118,12 @@ async fn the_right_password_wipes_the_slate_clean(mode: Mode) {
         stage.b().login(&alice).await;
         // Told to the other nodes behind the answer.
         eventually("the failures are forgotten", async || {
-            let answer = stage.a().try_login(&alice.email, &alice.password).await.expect(200);
-            answer.header("ratelimit").contains("\"guesses\";r=4;").then_some(())
+            let answer = stage.a().try_login(&alice.email, &alice.password).await;
+            // Until then it may ask for the second that follows a fifth failure.
+            if answer.status == 429 {
+                return None;
+            }
+            answer.expect(200).header("ratelimit").contains("\"guesses\";r=4;").then_some(())
         })
         .await;
     }
