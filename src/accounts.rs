@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::audit::{Counted, Tally};
 use crate::auth::{Auth, AuthError, Denied, IssuedToken, Principal, TokenClaims};
 use crate::config::Config;
 use crate::ids::Sid;
@@ -23,8 +24,8 @@ use crate::password::{Checked, Passwords};
 use crate::revocation::Revoker;
 use crate::secret::{Password, SessionSecret};
 use crate::store::{
-    Device, ListedToken, LoginRow, NewSession, NewUser, ProfileOutcome, SessionRead, SessionRecord, SignupOutcome,
-    Store, StoreError, User,
+    AuditEntry, AuditQuery, Device, ListedToken, LoginRow, NewSession, NewUser, ProfileOutcome, SessionRead,
+    SessionRecord, SignupOutcome, Store, StoreError, User,
 };
 pub use error::{AccountError, NotAllowed};
 use facts::{Fact, record};
@@ -102,6 +103,7 @@ pub struct Accounts {
     auth: Auth,
     revoker: Revoker,
     passwords: Passwords,
+    tally: Tally,
     config: Arc<Config>,
     writing: Arc<Writing>,
 }
@@ -109,8 +111,15 @@ pub struct Accounts {
 impl Accounts {
     /// Joins the parts.
     #[must_use]
-    pub fn new(store: Store, auth: Auth, revoker: Revoker, passwords: Passwords, config: Arc<Config>) -> Self {
-        Self { store, auth, revoker, passwords, config, writing: Arc::default() }
+    pub fn new(
+        store: Store,
+        auth: Auth,
+        revoker: Revoker,
+        passwords: Passwords,
+        tally: Tally,
+        config: Arc<Config>,
+    ) -> Self {
+        Self { store, auth, revoker, passwords, tally, config, writing: Arc::default() }
     }
 
     /// Makes an account and logs it in. `None` when enumeration defence keeps silent about whether it is new.
@@ -165,6 +174,8 @@ impl Accounts {
         };
         if let Err(refusal @ (AccountError::InvalidCredentials | AccountError::Disabled)) = &outcome {
             tracing::info!(user = user.map(tracing::field::display), ip = ip.map(tracing::field::display), %refusal, "login refused");
+            let disabled = matches!(refusal, AccountError::Disabled);
+            self.tally.note(if disabled { Counted::LoginDisabled } else { Counted::LoginFailed }, user, ip);
         }
         outcome
     }
@@ -217,6 +228,20 @@ impl Accounts {
         let devices = self.store.devices(principal.user.user.id).await?;
         let own = principal.session.sid;
         Ok(devices.into_iter().map(|device| DeviceEntry { current: device.sid == own, device }).collect())
+    }
+
+    /// A page of the caller's own audit trail, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn trail(
+        &self,
+        principal: &Principal,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        let user_id = Some(principal.user.user.id);
+        self.store.audit_page(AuditQuery { user_id, event: None, before, limit, own: true }).await
     }
 
     /// Logs the caller's session out (4500) and lists its token.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::Accounts;
+use crate::audit::Tally;
 use crate::auth::last_seen::LastSeen;
 use crate::auth::{Auth, AuthParts};
 use crate::bus::Bus;
@@ -25,6 +26,7 @@ use crate::http::{Front, HttpState, SharedCounts};
 use crate::ids::NodeId;
 use crate::keyring::{Keyring, KeyringParts};
 use crate::open_files::OpenFiles;
+use crate::operator::{AdminKeys, Operator};
 use crate::origin::AllowedOrigins;
 use crate::password::Passwords;
 use crate::redis_link::RedisLink;
@@ -37,6 +39,7 @@ use crate::store::{Store, StoreConfig};
 use crate::telemetry::Exporter;
 use crate::token::TokenFormat;
 use crate::token::key_set::KeySet;
+use crate::webhooks::{Turns, Webhooks};
 use duties::Duties;
 use vitals::NodeVitals;
 
@@ -64,6 +67,9 @@ pub struct App {
     files: OpenFiles,
     auth: Auth,
     accounts: Accounts,
+    operator: Operator,
+    tally: Tally,
+    turns: Turns,
     last_seen: Arc<LastSeen>,
     wheel: Arc<Wheel>,
     exporter: Exporter,
@@ -165,6 +171,8 @@ impl App {
         keyring.look().await.context("failed to look after the signing keys")?;
 
         let revoker = Revoker::new(store.clone(), applier, bus.clone(), tasks.clone());
+        let tally = Tally::new(clock.clone());
+        let operator = Operator::on_node(store.clone(), revoker.clone(), config.access_token_ttl);
         let last_seen = Arc::new(LastSeen::new(clock.clone(), config.session_ttl, config.local_cache_sessions));
         let format = TokenFormat { issuer: config.issuer.clone(), audience: config.audience.clone() };
         let auth = Auth::new(AuthParts {
@@ -182,7 +190,12 @@ impl App {
             capacity: config.local_cache_sessions.saturating_mul(2),
         });
         let passwords = Passwords::new(config.password_threads, config.password_queue)?;
-        let accounts = Accounts::new(store.clone(), auth.clone(), revoker, passwords, config.clone());
+        let accounts = Accounts::new(store.clone(), auth.clone(), revoker, passwords, tally.clone(), config.clone());
+        let turns = Turns::default();
+        let webhooks = Webhooks::new(&config, store.clone(), auth.clone(), deployment.id, turns.clone())?;
+        if let Some(webhooks) = &webhooks {
+            webhooks.register().await.context("failed to register the webhooks' receivers")?;
+        }
         let app = Self {
             config,
             node,
@@ -197,6 +210,9 @@ impl App {
             files,
             auth,
             accounts,
+            operator,
+            tally,
+            turns,
             last_seen,
             wheel: Arc::new(Wheel::new()),
             exporter,
@@ -208,7 +224,7 @@ impl App {
             shared_counts,
             notes,
         };
-        app.start_duties();
+        app.start_duties(webhooks);
         Ok(app)
     }
 
@@ -261,6 +277,7 @@ impl App {
             tracing::warn!("cut what was still running");
         }
         self.last_seen.flush(&self.store, &self.cache).await;
+        self.tally.flush(&self.store).await;
         if let Some(bus) = &self.bus {
             bus.say_farewell().await;
         }
@@ -296,6 +313,9 @@ impl App {
             config: self.config.clone(),
             vitals: Arc::new(NodeVitals::of(self)),
             shared_counts: self.shared_counts.clone(),
+            operator: self.operator.clone(),
+            admin_keys: Arc::new(AdminKeys::new(self.store.clone())),
+            tally: self.tally.clone(),
         };
         (door, Front::new(state, sockets))
     }

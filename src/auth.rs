@@ -265,6 +265,16 @@ impl Auth {
         Ok(IssuedToken { token, expires_in: u64::try_from(expires_at - now).unwrap_or(0), claims })
     }
 
+    /// Signs what receivers of webhooks are told (RFC 8417) with the key of the access tokens, which they find in the JWKS.
+    /// A shared secret must not be theirs, too: `None` then.
+    ///
+    /// # Errors
+    /// When there is no key just now, or the cryptographic library refuses it.
+    pub fn sign_event(&self, claims: &serde_json::Value) -> anyhow::Result<Option<String>> {
+        let (key, _) = self.parts.signer.current().ok_or_else(|| anyhow::anyhow!("there is no key to sign with"))?;
+        if key.public().is_none() { Ok(None) } else { token::sign_event(&key, claims).map(Some) }
+    }
+
     /// May this principal still act? No I/O, no waiting; checks the freshness rule, and `exp` for tokens.
     #[must_use]
     pub fn recheck(&self, principal: &Principal) -> Recheck {

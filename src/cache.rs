@@ -548,11 +548,14 @@ fn jittered(ttl: Duration) -> Duration {
 }
 
 /// The scopes that concern the caches' facts mark these ids in G.
-#[must_use]
-pub fn marked_by(scope: &Scope) -> Option<uuid::Uuid> {
-    match scope {
-        Scope::Session { sid, .. } | Scope::SessionChanged { sid, .. } | Scope::Token { sid, .. } => Some(sid.0),
-        Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => Some(user_id.0),
-        Scope::KeyAdded { .. } | Scope::KeyRemoved { .. } => None,
-    }
+pub fn marked_by(scope: &Scope) -> impl Iterator<Item = uuid::Uuid> {
+    let (one, many) = match scope {
+        Scope::Session { sid, .. } | Scope::SessionChanged { sid, .. } | Scope::Token { sid, .. } => {
+            (Some(sid.0), &[][..])
+        }
+        Scope::Sessions { sessions, .. } => (None, &sessions[..]),
+        Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => (Some(user_id.0), &[][..]),
+        Scope::KeyAdded { .. } | Scope::KeyRemoved { .. } => (None, &[][..]),
+    };
+    one.into_iter().chain(many.iter().map(|(sid, _)| sid.0))
 }

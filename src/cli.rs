@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod key;
 pub mod keygen;
+pub mod operator;
 pub mod stats;
 
 use std::ffi::OsString;
@@ -15,6 +16,10 @@ use crate::config::settings::{ALL, Fallback, Group, Setting};
 use crate::config::{Config, ConfigError};
 pub use key::KeyArgs;
 pub use keygen::KeygenArgs;
+use operator::{
+    AdminKeyCommand, AuditArgs, CountsArgs, OperatorCommand, RevokeArgs, SessionCommand, TokenCommand, UserCommand,
+    WebhookCommand,
+};
 pub use stats::StatsArgs;
 
 /// What to do.
@@ -32,6 +37,45 @@ pub enum Command {
     Stats(StatsArgs),
     /// Check Redis, the database, the clock and the keys, one line each
     Doctor(DoctorArgs),
+    /// Find, show, disable and enable accounts
+    #[command(subcommand)]
+    User(UserCommand),
+    /// List, show and end sessions
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Revoke access tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// End everybody's sessions
+    Revoke(RevokeArgs),
+    /// Read the audit trail
+    Audit(AuditArgs),
+    /// Count users, sessions, logins and revocations, without names
+    Counts(CountsArgs),
+    /// Make, list, rotate and revoke keys of the admin API
+    #[command(subcommand)]
+    AdminKey(AdminKeyCommand),
+    /// See and retry webhooks that were not taken
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
+}
+
+impl Command {
+    /// What operators do on the database itself.
+    #[must_use]
+    pub fn of_operator(&self) -> Option<OperatorCommand<'_>> {
+        Some(match self {
+            Self::User(command) => OperatorCommand::User(command),
+            Self::Session(command) => OperatorCommand::Session(command),
+            Self::Token(command) => OperatorCommand::Token(command),
+            Self::Revoke(arguments) => OperatorCommand::Revoke(arguments),
+            Self::Audit(arguments) => OperatorCommand::Audit(arguments),
+            Self::Counts(arguments) => OperatorCommand::Counts(arguments),
+            Self::AdminKey(command) => OperatorCommand::AdminKey(command),
+            Self::Webhook(command) => OperatorCommand::Webhook(command),
+            _ => return None,
+        })
+    }
 }
 
 /// Arguments of `portcullis doctor`.
@@ -102,23 +146,27 @@ where
         return Ok((command, Config::load(&Texts::new(), &Texts::new(), None)?));
     }
     let mut flags = Texts::new();
-    for level in [Some(&matches), matches.subcommand().map(|(_, matches)| matches)].into_iter().flatten() {
+    let mut level = Some(&matches);
+    while let Some(matches) = level {
         for setting in ALL {
-            if let Some(text) = level.get_one::<String>(setting.env) {
+            if let Ok(Some(text)) = matches.try_get_one::<String>(setting.env) {
                 flags.insert(setting.env.to_string(), text.clone());
             }
         }
+        level = matches.subcommand().map(|(_, matches)| matches);
     }
     let config = Config::load(&flags, environment, dotenv)?;
     Ok((command, config))
 }
 
-/// The whole command line. The settings are accepted before and after the subcommand.
+/// The whole command line. The settings are accepted before and after the subcommand; `keygen` reads none.
 fn command() -> clap::Command {
-    ["serve", "migrate", "key", "stats", "doctor"]
-        .into_iter()
-        .fold(Cli::command(), |cli, name| cli.mut_subcommand(name, |sub| sub.args(ALL.iter().map(|s| flag(s)))))
-        .args(ALL.iter().map(|setting| flag(setting)))
+    let with_settings = |command: clap::Command| command.args(ALL.iter().map(|setting| flag(setting)));
+    let nested = |sub: clap::Command| match sub.get_name() {
+        "keygen" => sub,
+        _ => with_settings(sub.mut_subcommands(with_settings)),
+    };
+    with_settings(Cli::command().mut_subcommands(nested))
 }
 
 fn flag(setting: &'static Setting) -> Arg {
@@ -163,6 +211,15 @@ mod tests {
         let (command, config) = parse(&["--port", "9000", "stats", "--json", "--port=9001"]).unwrap();
         assert!(matches!(command, Command::Stats(StatsArgs { json: true, .. })));
         assert_eq!(config.port, 9001);
+    }
+
+    #[test]
+    fn a_setting_may_stand_behind_a_subcommand_of_a_subcommand() {
+        let (command, config) = parse(&["user", "--port", "9000", "show", "a@example.org", "--data-dir", "x"]).unwrap();
+        assert!(command.of_operator().is_some());
+        assert_eq!((config.port, config.data_dir.to_str()), (9000, Some("x")));
+        assert!(matches!(parse(&["revoke"]), Err(CliError::Usage(_))), "everybody must be asked for");
+        assert!(matches!(parse(&["session", "revoke"]), Err(CliError::Usage(_))), "some must be named");
     }
 
     #[test]

@@ -116,6 +116,16 @@ pub struct Config {
     pub password_threads: usize,
     /// Password hashes waiting for their turn; more are answered 503.
     pub password_queue: usize,
+    /// How long the audit trail is kept.
+    pub audit_retention: Duration,
+    /// Receivers of webhooks. Secret, because a URL may hold a password or a token.
+    pub webhook_urls: Vec<SecretString>,
+    /// Signs webhooks; there is one when there are receivers.
+    pub webhook_secret: Option<SecretString>,
+    /// Time for a receiver to answer.
+    pub webhook_timeout: Duration,
+    /// How long a webhook is tried again.
+    pub webhook_give_up_after: Duration,
     /// Log filter, as `RUST_LOG` has it.
     pub log: String,
     /// `auto` (human on a terminal, JSON otherwise), `human` or `json`.
@@ -195,6 +205,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
     use settings as s;
     let (session_ttl, session_max_age) = session_life(layers)?;
     let (signing_algorithm, signing_key) = signing(layers)?;
+    let (webhook_urls, webhook_secret) = webhooks(layers)?;
     Ok(Config {
         host: layers.value(&s::HOST, values::address)?,
         port: layers.value(&s::PORT, values::number(0..=u16::MAX))?,
@@ -249,6 +260,11 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             .optional(&s::PASSWORD_THREADS, values::number(1..=1_024))?
             .unwrap_or_else(spare_processors),
         password_queue: layers.value(&s::PASSWORD_QUEUE, values::number(0..=MANY))?,
+        audit_retention: layers.value(&s::AUDIT_RETENTION, values::duration(DAY / 24..=YEARS))?,
+        webhook_urls,
+        webhook_secret,
+        webhook_timeout: layers.value(&s::WEBHOOK_TIMEOUT, values::duration(100 * MILLISECOND..=60 * SECOND))?,
+        webhook_give_up_after: layers.value(&s::WEBHOOK_GIVE_UP_AFTER, values::duration(SECOND..=YEARS))?,
         log: layers.value(&s::LOG, values::log_filter)?,
         log_format: layers.value(&s::LOG_FORMAT, values::one_of(&["auto", "human", "json"]))?,
         warnings: Vec::new(),
@@ -310,6 +326,20 @@ fn signing(layers: &Layers) -> Result<(String, Option<SecretString>), ConfigErro
         return Err(ConfigError::of(setting, &layers.source(setting), reason));
     }
     Ok((algorithm, key.map(|key| with_real_newlines(&key))))
+}
+
+/// Receivers, and the secret without which nobody could believe what they are told.
+fn webhooks(layers: &Layers) -> Result<(Vec<SecretString>, Option<SecretString>), ConfigError> {
+    use settings as s;
+    let urls = layers.secret(&s::WEBHOOK_URLS, &s::WEBHOOK_URLS_FILE, |text| values::webhook_urls(text).map(drop))?;
+    let secret =
+        layers.secret(&s::WEBHOOK_SECRET, &s::WEBHOOK_SECRET_FILE, |text| values::webhook_secret(text).map(drop))?;
+    let urls = urls.and_then(|urls| values::webhook_urls(urls.expose_secret()).ok()).unwrap_or_default();
+    if !urls.is_empty() && secret.is_none() {
+        let reason = format!("webhooks need {}, with which they are signed", s::WEBHOOK_SECRET.env);
+        return Err(ConfigError::of(&s::WEBHOOK_URLS, &layers.source(&s::WEBHOOK_URLS), reason));
+    }
+    Ok((urls, secret))
 }
 
 /// Environment files cannot hold line ends, so a PEM key may spell them `\n`.

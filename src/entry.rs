@@ -41,6 +41,14 @@ pub enum Scope {
         /// Why.
         reason: EndReason,
     },
+    /// Many sessions of any users ended at once: what one bounded batch of a revocation for everybody took. One entry for
+    /// the batch, because the log is read as a whole by every node that starts.
+    Sessions {
+        /// The sessions with their users.
+        sessions: Vec<(Sid, UserId)>,
+        /// Why.
+        reason: EndReason,
+    },
     /// The user's sessions with an epoch below `below` ended, perhaps except one.
     UserEpoch {
         /// The user.
@@ -93,7 +101,9 @@ impl Scope {
     #[must_use]
     pub fn revocation_kind(&self) -> Option<&'static str> {
         match self {
-            Self::Session { reason, .. } | Self::UserEpoch { reason, .. } => Some(reason.as_str()),
+            Self::Session { reason, .. } | Self::Sessions { reason, .. } | Self::UserEpoch { reason, .. } => {
+                Some(reason.as_str())
+            }
             Self::Token { .. } => Some("token"),
             Self::KeyRemoved { .. } => Some("key"),
             Self::KeyAdded { .. } | Self::SessionChanged { .. } | Self::UserChanged { .. } => None,

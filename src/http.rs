@@ -3,6 +3,8 @@
 //! Handlers read a request, ask `accounts` or `auth`, and write the answer; a failure becomes a problem document, whose
 //! status `problem` picks. Nothing here decides whether a credential is good.
 
+mod admin;
+mod audit;
 mod body;
 mod cookies;
 mod docs;
@@ -47,6 +49,7 @@ fn endpoints() -> OpenApiRouter<Shared> {
         .routes(routes!(logout::logout_all_devices))
         .routes(routes!(logout::sessions))
         .routes(routes!(logout::end_session))
+        .routes(routes!(audit::own))
         .routes(routes!(me::me))
         .routes(routes!(me::replace_profile, me::merge_profile))
         .routes(routes!(me::change_password))
@@ -86,7 +89,7 @@ pub struct Front {
 impl Front {
     /// Joins the endpoints here with `others`. Metrics must be installed before.
     pub fn new(state: HttpState, others: Router) -> Self {
-        let document = docs::finish(endpoints().merge(forward_auth()).into_openapi());
+        let document = docs::finish(endpoints().merge(forward_auth()).merge(admin::endpoints()).into_openapi());
         let gateway = Arc::new(Gateway::new(state, document));
         let router = router(&gateway).merge(others);
         Self { gateway, router }
@@ -109,11 +112,16 @@ fn router(gateway: &Shared) -> Router {
         Some(cors) => router.layer(cors.clone()),
         None => router,
     };
+    let trusted: Arc<[ipnet::IpNet]> = gateway.config.trusted_proxies.as_slice().into();
+    let attributed = axum::middleware::from_fn_with_state(trusted, audit::attribute);
     let everything = Router::from(endpoints())
+        .layer(attributed)
         .merge(pages())
         .fallback(async || Problem::not_found("There is nothing here."))
         .method_not_allowed_fallback(wrong_method);
-    let everything = with_cors(everything).layer(axum::middleware::from_fn(edge::edge));
+    // No page has business with the admin API: it stands outside of CORS.
+    let admin = Router::from(admin::endpoints()).method_not_allowed_fallback(wrong_method);
+    let everything = with_cors(everything).merge(admin).layer(axum::middleware::from_fn(edge::edge));
     let forward_auth = Router::from(forward_auth()).method_not_allowed_fallback(wrong_method);
     everything.merge(with_cors(forward_auth)).with_state(Arc::clone(gateway))
 }

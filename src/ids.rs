@@ -66,3 +66,7 @@ uuid_newtype!(
     /// One database and everything that runs on it; made by the first migration.
     DeploymentId
 );
+uuid_newtype!(
+    /// One key of the admin API.
+    AdminKeyId
+);

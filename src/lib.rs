@@ -19,10 +19,13 @@ pub mod socket;
 pub mod accounts;
 pub mod client_address;
 pub mod credentials;
+pub mod operator;
 pub mod origin;
 pub mod password;
 pub mod problem;
+pub mod webhooks;
 
+pub mod audit;
 pub mod auth;
 pub mod keyring;
 pub mod revocation;

@@ -35,6 +35,10 @@ async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         Command::Key(arguments) => cli::key::run(&arguments, &config).await,
         Command::Stats(arguments) => cli::stats::run(&arguments, &config).await,
         Command::Doctor(arguments) => cli::doctor::run(&arguments, config).await,
+        other => match other.of_operator() {
+            Some(command) => cli::operator::run(command, &config).await,
+            None => anyhow::bail!("this subcommand has nothing behind it"),
+        },
     }
 }
 

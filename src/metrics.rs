@@ -34,6 +34,14 @@ pub const BREAKER_STATE: &str = "portcullis_circuit_breaker_state";
 pub const BREAKER_OPENINGS: &str = "portcullis_circuit_breaker_openings_total";
 /// 1 while the subscription to the bus is heard from.
 pub const BUS_SUBSCRIBED: &str = "portcullis_bus_subscribed";
+/// Counts that went into the audit trail without saying whom they concern: there were too many.
+pub const AUDIT_FOLDED: &str = "portcullis_audit_folded_total";
+/// Counts that never reached the audit trail: the node ended while the database was away.
+pub const AUDIT_DROPPED: &str = "portcullis_audit_dropped_total";
+/// Attempts to deliver a webhook, by result: `delivered`, `failed` (tried again later), `given_up`.
+pub const WEBHOOKS: &str = "portcullis_webhook_deliveries_total";
+/// Calls of the admin API, by result: `good`, `refused`, `forbidden`, `throttled`, `cannot_tell`.
+pub const ADMIN_REQUESTS: &str = "portcullis_admin_requests_total";
 /// Always 1, with the version as label.
 pub const BUILD_INFO: &str = "portcullis_build_info";
 
@@ -55,6 +63,10 @@ pub fn describe() {
     describe_gauge!(BREAKER_STATE, "1 for what the circuit breaker does now, 0 for the other states");
     describe_counter!(BREAKER_OPENINGS, "How often the circuit breaker has opened");
     describe_gauge!(BUS_SUBSCRIBED, "1 while the subscription to the bus is heard from");
+    describe_counter!(AUDIT_FOLDED, "Counts in the audit trail without saying whom they concern: there were too many");
+    describe_counter!(AUDIT_DROPPED, "Counts that never reached the audit trail");
+    describe_counter!(WEBHOOKS, "Attempts to deliver a webhook, by result");
+    describe_counter!(ADMIN_REQUESTS, "Calls of the admin API, by result");
     describe_gauge!(BUILD_INFO, "Always 1; the version is a label");
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::accounts::{AccountError, NotAllowed};
 use crate::auth::{AuthError, Denied};
+use crate::operator::{OperatorError, Permission};
 use crate::password::HashError;
 use crate::store::StoreError;
 
@@ -94,6 +95,13 @@ impl Problem {
     #[must_use]
     pub fn unauthorized(code: &'static str, detail: impl Into<String>) -> Self {
         Self { challenge: Some("Bearer"), ..Self::new(StatusCode::UNAUTHORIZED, code, detail) }
+    }
+
+    /// 403, a key of the admin API that is good, but not for this (RFC 6750 section 3.1).
+    #[must_use]
+    pub fn insufficient_scope(needed: Permission) -> Self {
+        let detail = format!("The key lacks the scope {}.", needed.as_str());
+        Self { challenge: Some(needed.challenge()), ..Self::new(StatusCode::FORBIDDEN, "insufficient_scope", detail) }
     }
 
     /// 503 with `Retry-After`: the gateway cannot tell now.
@@ -206,6 +214,28 @@ impl From<AccountError> for Problem {
             AccountError::CannotTell => Self::unavailable(),
             AccountError::Hash(error) => error.into(),
             AccountError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<OperatorError> for Problem {
+    fn from(error: OperatorError) -> Self {
+        match error {
+            OperatorError::NoSuchUser => Self::new(StatusCode::NOT_FOUND, "no_such_user", "There is no such user."),
+            OperatorError::NoSuchSession => {
+                Self::new(StatusCode::NOT_FOUND, "no_such_session", "There is no such session.")
+            }
+            OperatorError::NoSuchKey => {
+                let detail = "There is no such key, or it is not good any more.";
+                Self::new(StatusCode::NOT_FOUND, "no_such_key", detail)
+            }
+            OperatorError::MoreThanOwn(scope) => {
+                let detail = format!("A key cannot give the scope {scope}, which it does not have itself.");
+                Self::new(StatusCode::FORBIDDEN, "more_than_own", detail).about("scopes")
+            }
+            OperatorError::NotAllowed { field, detail } => Self::unprocessable("invalid_field", detail).about(field),
+            OperatorError::CannotTell => Self::unavailable(),
+            OperatorError::Store(error) => error.into(),
         }
     }
 }

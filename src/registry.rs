@@ -131,6 +131,12 @@ impl Registry {
             Scope::Session { sid, user_id, reason } => {
                 self.close_where(*user_id, closing(Close::for_end(*reason)), |subject| subject.sid == *sid)
             }
+            Scope::Sessions { sessions, reason } => sessions
+                .iter()
+                .map(|(ended, user_id)| {
+                    self.close_where(*user_id, closing(Close::for_end(*reason)), |subject| subject.sid == *ended)
+                })
+                .sum(),
             Scope::UserEpoch { user_id, below, except, reason } => {
                 self.close_where(*user_id, closing(Close::for_end(*reason)), |subject| {
                     if *except == Some(subject.sid) {

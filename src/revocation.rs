@@ -14,10 +14,11 @@ use tokio_util::task::TaskTracker;
 use crate::bus::{Announced, Bus};
 use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
+use crate::store::attribution::{self, inherited};
 use crate::store::before_commit::{BeforeCommit, before_commit};
 use crate::store::{
-    EmailOutcome, Fingerprint, ListedToken, NewSecret, PasswordOutcome, ProfileChange, ProfileOutcome, RemovalOutcome,
-    Revoked, RotationOutcome, Store, StoreError, StoreResult,
+    EmailOutcome, Fingerprint, ListedToken, MassEnd, NewSecret, PasswordOutcome, ProfileChange, ProfileOutcome,
+    RemovalOutcome, Revoked, RotationOutcome, Store, StoreError, StoreResult,
 };
 pub use apply::{Applier, ApplierParts};
 pub use follow::follow_log;
@@ -168,14 +169,15 @@ impl Revoker {
 
     /// Commit (announced right before), apply here, publish. In a task of its own, so that a client who goes away in the middle leaves no
     /// revocation committed but not applied.
-    async fn run<T, F, Fut>(&self, transaction: F) -> StoreResult<T>
+    pub(crate) async fn run<T, F, Fut>(&self, transaction: F) -> StoreResult<T>
     where
         T: Logged + Send + 'static,
         F: FnOnce(Store) -> Fut + Send + 'static,
         Fut: Future<Output = StoreResult<T>> + Send,
     {
         let this = self.clone();
-        let task = self.tasks.spawn(async move {
+        let attribution = attribution::current();
+        let task = self.tasks.spawn(inherited(attribution, async move {
             let (outcome, announced) = this.commit(transaction(this.store.clone())).await;
             let entries = outcome.as_ref().map_or(&[][..], Logged::entries);
             // Own sockets close first, whatever Redis does.
@@ -186,7 +188,7 @@ impl Revoker {
             }
             this.forget_in_redis(entries);
             outcome
-        });
+        }));
         task.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the node is stopping".into())))
     }
 
@@ -245,8 +247,15 @@ impl Revoker {
 }
 
 /// An outcome that knows what its transaction logged.
-trait Logged {
+pub(crate) trait Logged {
+    /// In the order of their ids.
     fn entries(&self) -> &[LogEntry];
+}
+
+impl Logged for MassEnd {
+    fn entries(&self) -> &[LogEntry] {
+        &self.revoked.entries
+    }
 }
 
 impl Logged for Revoked {

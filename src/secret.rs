@@ -3,6 +3,8 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
@@ -168,6 +170,51 @@ impl fmt::Debug for Ticket {
     }
 }
 
+/// A key of the admin API in the clear: what its holder sends. 256 random bits behind a word by which scanners of
+/// repositories and logs can tell what was leaked.
+#[derive(Clone)]
+pub struct AdminSecret(SecretString);
+
+impl AdminSecret {
+    const PREFIX: &str = "portcullis_admin_";
+    const DIGITS: usize = 43;
+
+    /// A new one. `None` when the system gives no random bytes.
+    #[must_use]
+    pub fn random() -> Option<Self> {
+        let mut bytes = zeroize::Zeroizing::new([0; 32]);
+        aws_lc_rs::rand::fill(bytes.as_mut()).ok()?;
+        Some(Self(SecretString::from(Self::PREFIX.to_owned() + &URL_SAFE_NO_PAD.encode(bytes))))
+    }
+
+    /// Reads one. `None` for what cannot be one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(Self::PREFIX)?;
+        let fits = digits.len() == Self::DIGITS
+            && digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        fits.then(|| Self(SecretString::from(text)))
+    }
+
+    /// The only form that is stored, and by which it is looked up: a look-up tells nothing about the key by its time.
+    #[must_use]
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::of(self.0.expose_secret().as_bytes())
+    }
+
+    /// The text, shown once when it is made.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for AdminSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminSecret(…)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +236,17 @@ mod tests {
         assert_ne!(next, secret.successor(Uuid::new_v4()));
         assert_ne!(next, SessionSecret::random().successor(salt));
         assert_eq!(next.0.get_version_num(), 4);
+    }
+
+    #[test]
+    fn a_key_of_the_admin_api_survives_its_text_form() {
+        let key = AdminSecret::random().unwrap();
+        assert_eq!(AdminSecret::parse(key.expose()).unwrap().hash(), key.hash());
+        assert_eq!(format!("{key:?}"), "AdminSecret(…)");
+        let (text, shorter) = (key.expose().to_owned(), &key.expose()[1..]);
+        for damaged in [&text[..text.len() - 1], shorter, "", "portcullis_admin_", &format!("{text} ")] {
+            assert!(AdminSecret::parse(damaged).is_none(), "{damaged}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Nothing here waits without a bound: not for a connection, not for a lock, not for an answer. A write whose caller
 //! goes away in the middle is rolled back or was committed; whoever must act on a commit runs it in a task of its own.
 
+pub mod attribution;
 pub mod before_commit;
 mod error;
 mod folding;
@@ -100,6 +101,9 @@ macro_rules! ask {
         ask!($store, $store.limit, $method($($argument),*))
     };
 }
+
+mod operating;
+pub use self::operating::*;
 
 impl Store {
     /// Opens the pool (lazily connected for Postgres). Makes the data directory and the file for SQLite (mode 0600).

@@ -25,6 +25,9 @@ const MAX_TOKEN_BYTES: usize = 4096;
 /// `typ` of an access token (RFC 9068 section 2.1).
 const TYPE: &str = "at+jwt";
 
+/// `typ` of a security event token (RFC 8417 section 2.3).
+const EVENT_TYPE: &str = "secevent+jwt";
+
 /// The claims of a token whose signature is good (RFC 9068 section 2.2).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenClaims {
@@ -127,6 +130,21 @@ pub fn sign(
     token.push('.');
     token.push_str(&signature);
     Ok(AccessToken::new(token))
+}
+
+/// Signs a security event token (RFC 8417). Its `typ` keeps it from ever being taken for an access token.
+///
+/// # Errors
+/// When the cryptographic library refuses the key.
+pub fn sign_event(key: &SigningKey, claims: &serde_json::Value) -> anyhow::Result<String> {
+    let header = Header { alg: key.algorithm_name(), typ: EVENT_TYPE, kid: key.kid(), crit: None };
+    let mut token = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?);
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(claims)?, &mut token);
+    let signature = crypto::sign(token.as_bytes(), key.encoding(), key.algorithm())?;
+    token.push('.');
+    token.push_str(&signature);
+    Ok(token)
 }
 
 /// Checks form, type, algorithm, signature, issuer and audience. Times are for the caller to judge, at every use.

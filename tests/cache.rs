@@ -65,7 +65,7 @@ impl Node {
     fn apply(&self, entries: &[LogEntry]) {
         entries
             .iter()
-            .filter_map(|entry| marked_by(&entry.scope).map(|id| (id, entry.position)))
+            .flat_map(|entry| marked_by(&entry.scope).map(|id| (id, entry.position)))
             .for_each(|(id, position)| self.freshness.mark(id, position));
         entries.iter().for_each(|entry| self.cache.forget_local(entry));
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::App;
+use crate::audit::WRITE_EVERY;
 use crate::bus::{BEAT_EVERY, Bus, Heard};
 use crate::cache::ahead;
 use crate::clock::{BootInstant, DatabaseClock};
@@ -18,6 +19,7 @@ use crate::redis_link::BreakerState;
 use crate::revocation::{Applier, NODE_ALIVE_WITHIN, follow_log};
 use crate::socket;
 use crate::store::{Retention, Store};
+use crate::webhooks::{TURN_WITHIN, Webhooks};
 
 /// How often a node tells the database that it lives.
 const SIGN_IN_EVERY: Duration = Duration::from_secs(2);
@@ -132,22 +134,37 @@ impl Duties {
 
 impl App {
     /// The duties that need the whole node.
-    pub(super) fn start_duties(&self) {
+    pub(super) fn start_duties(&self, webhooks: Option<Webhooks>) {
         let exporter = self.exporter.clone();
         self.duties.start("metrics", async move { exporter.keep_up().await });
 
         let (last_seen, store, cache) = (self.last_seen.clone(), self.store.clone(), self.cache.clone());
         self.duties.start("last uses", async move { last_seen.write(&store, &cache).await });
 
+        if let Some(webhooks) = webhooks {
+            self.duties.start("webhooks", async move { webhooks.deliver().await });
+        }
+        let (tally, store, turns) = (self.tally.clone(), self.store.clone(), self.turns.clone());
+        self.duties.start("audit", async move {
+            loop {
+                tokio::time::sleep(WRITE_EVERY).await;
+                let _turn = tokio::time::timeout(TURN_WITHIN, turns.lock()).await;
+                tally.write(&store).await;
+            }
+        });
+
+        let turns = self.turns.clone();
         let (store, node, bus) = (self.store.clone(), self.node, self.bus.clone());
         let signer = self.keyring.signer().clone();
         self.duties.start("sign-in", async move {
             loop {
+                let turn = tokio::time::timeout(TURN_WITHIN, turns.lock()).await;
                 forget_dead_peers(&store, bus.as_deref()).await;
                 let public = signer.current().and_then(|(key, _)| key.public());
                 if let Err(error) = store.beat(node, public.as_ref().map(|key| &*key.kid)).await {
                     tracing::debug!(%error, "failed to say that this node lives");
                 }
+                drop(turn);
                 tokio::time::sleep(SIGN_IN_EVERY).await;
             }
         });
@@ -162,7 +179,8 @@ impl App {
             batch: SWEEP_BATCH,
         };
         let store = self.store.clone();
-        self.duties.start("sweeper", async move { sweep(store, retention).await });
+        let keep_audit = self.config.audit_retention;
+        self.duties.start("sweeper", async move { sweep(store, retention, keep_audit).await });
 
         let (freshness, cache) = (self.freshness.clone(), self.cache.clone());
         let bus = self.bus.clone();
@@ -204,16 +222,20 @@ impl App {
     }
 }
 
-async fn sweep(store: Store, retention: Retention) {
+async fn sweep(store: Store, retention: Retention, keep_audit: Duration) {
     loop {
         // The first pass comes after a while: nodes that start together must not sweep together.
         let jitter = Duration::from_millis((uuid::Uuid::new_v4().as_u128() % 10_000) as u64);
         tokio::time::sleep(SWEEP_EVERY + jitter).await;
         loop {
-            match store.sweep(&retention).await {
-                Ok(swept) => {
-                    let most = swept.sessions.max(swept.tokens).max(swept.tickets).max(swept.entries);
-                    tracing::debug!(?swept, "swept");
+            let swept = match store.sweep(&retention).await {
+                Ok(swept) => store.sweep_operating(keep_audit, retention.batch).await.map(|audit| (swept, audit)),
+                Err(error) => Err(error),
+            };
+            match swept {
+                Ok((swept, audit)) => {
+                    let most = swept.sessions.max(swept.tokens).max(swept.tickets).max(swept.entries).max(audit);
+                    tracing::debug!(?swept, audit, "swept");
                     if most < u64::from(retention.batch) {
                         break;
                     }

@@ -174,6 +174,9 @@ impl Local {
     pub fn forget(&self, entry: &LogEntry) {
         match &entry.scope {
             Scope::Session { sid, reason, .. } => self.store_ending(*sid, Ending::Ended(*reason)),
+            Scope::Sessions { sessions, reason } => {
+                sessions.iter().for_each(|(sid, _)| self.store_ending(*sid, Ending::Ended(*reason)));
+            }
             Scope::Token { sid, .. } | Scope::SessionChanged { sid, .. } => drop(self.sessions.remove(sid)),
             Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => drop(self.users.remove(user_id)),
             Scope::KeyAdded { .. } | Scope::KeyRemoved { .. } => {}

@@ -155,6 +155,11 @@ impl RedisTier {
             Scope::Session { sid, user_id, .. } | Scope::SessionChanged { sid, user_id } => {
                 pipeline.del(self.session_name(*sid, *user_id)).ignore();
             }
+            Scope::Sessions { sessions, .. } => {
+                for (sid, user_id) in sessions {
+                    pipeline.del(self.session_name(*sid, *user_id)).ignore();
+                }
+            }
             Scope::UserEpoch { user_id, .. } | Scope::UserChanged { user_id } => {
                 pipeline.del(self.user_name(*user_id)).ignore();
             }

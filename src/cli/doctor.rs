@@ -251,7 +251,7 @@ impl Patient {
 
     fn apply(&self, entries: &[LogEntry]) {
         for entry in entries {
-            crate::cache::marked_by(&entry.scope).into_iter().for_each(|id| self.freshness.mark(id, entry.position));
+            crate::cache::marked_by(&entry.scope).for_each(|id| self.freshness.mark(id, entry.position));
         }
     }
 

@@ -40,6 +40,8 @@ pub enum Group {
     Sockets,
     /// Pools, caches, limits.
     Capacity,
+    /// What operators see and hear.
+    Operators,
     /// Logs.
     Logs,
 }
@@ -55,6 +57,7 @@ impl Group {
             Self::Keys => "Keys",
             Self::Sockets => "Sockets",
             Self::Capacity => "Pools, caches and time limits",
+            Self::Operators => "Audit trail and webhooks",
             Self::Logs => "Logs",
         }
     }
@@ -201,6 +204,21 @@ settings! {
         "Password hashes computed at once (19 MiB each)";
     PASSWORD_QUEUE = "PORTCULLIS_PASSWORD_QUEUE" "COUNT", Capacity, Value("64"),
         "Password hashes waiting for their turn; more are answered 503";
+
+    AUDIT_RETENTION = "PORTCULLIS_AUDIT_RETENTION" "DURATION", Operators, Value("90d"),
+        "How long the audit trail is kept, and webhooks that nobody took";
+    WEBHOOK_URLS = "PORTCULLIS_WEBHOOK_URLS" "URLS", Operators, Unset("none"),
+        "Receivers that are told when sessions end, https and separated by commas; the same on every node";
+    WEBHOOK_URLS_FILE = "PORTCULLIS_WEBHOOK_URLS_FILE" "FILE", Operators, Unset("none"),
+        "A file that holds the receivers' URLs, for those that hold a secret";
+    WEBHOOK_SECRET = "PORTCULLIS_WEBHOOK_SECRET" "SECRET", Operators, Unset("needed with webhooks"),
+        "Signs webhooks: whsec_ and base64 of 24 bytes or more, or any text of 32 bytes or more";
+    WEBHOOK_SECRET_FILE = "PORTCULLIS_WEBHOOK_SECRET_FILE" "FILE", Operators, Unset("none"),
+        "A file that holds the webhooks' secret";
+    WEBHOOK_TIMEOUT = "PORTCULLIS_WEBHOOK_TIMEOUT" "DURATION", Operators, Value("10s"),
+        "Time for a receiver to answer";
+    WEBHOOK_GIVE_UP_AFTER = "PORTCULLIS_WEBHOOK_GIVE_UP_AFTER" "DURATION", Operators, Value("3d"),
+        "How long a webhook is tried again before it is put aside for the operator";
 
     LOG = "PORTCULLIS_LOG" "FILTER", Logs, Value("info"),
         "Log filter in the syntax of RUST_LOG (which is heard too), such as info,portcullis=debug";

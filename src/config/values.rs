@@ -9,7 +9,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ipnet::IpNet;
+use secrecy::SecretString;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::secret::RecordKey;
 
@@ -233,6 +235,39 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     }
     let pair = |at: usize| text.get(at..at + 2).filter(|p| p.bytes().all(|b| b.is_ascii_hexdigit()));
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(pair(at)?, 16).ok()).collect()
+}
+
+/// Receivers of webhooks: https, or plain http to this machine. They are reached without redirects and without a proxy.
+pub fn webhook_urls(text: &str) -> Parsed<Vec<SecretString>> {
+    let urls: Vec<_> = text.split([',', '\n']).map(str::trim).filter(|url| !url.is_empty()).collect();
+    for (number, url) in (1..).zip(&urls) {
+        let parsed = Url::parse(url).map_err(|error| format!("receiver {number} is not a URL: {error}"))?;
+        let loopback = match parsed.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            None => false,
+        };
+        match parsed.scheme() {
+            "https" => {}
+            "http" if loopback => {}
+            "http" => {
+                return Err(format!("receiver {number} must be https: only this machine may be told in the clear"));
+            }
+            _ => return Err(format!("receiver {number} must begin with https://")),
+        }
+    }
+    Ok(urls.into_iter().map(SecretString::from).collect())
+}
+
+/// The bytes of a webhooks' secret: those behind `whsec_` (Standard Webhooks), or the text's own.
+pub fn webhook_secret(text: &str) -> Parsed<Zeroizing<Vec<u8>>> {
+    let (bytes, least) = match text.trim().strip_prefix("whsec_") {
+        Some(encoded) => (STANDARD.decode(encoded).map_err(|_| "what follows whsec_ is not base64")?, 24),
+        None => (text.trim().as_bytes().to_vec(), 32),
+    };
+    let bytes = Zeroizing::new(bytes);
+    if bytes.len() < least { Err(format!("has {} bytes, at least {least} are needed", bytes.len())) } else { Ok(bytes) }
 }
 
 /// The single keys in a list of them: PEM blocks, or else lines.

@@ -59,6 +59,7 @@ const PAGE: &str = r#"<!DOCTYPE html>
         (name = "profile", description = "Who the caller is"),
         (name = "sockets", description = "Centrifuge protocol, version 2, JSON"),
         (name = "operators", description = "For scrapers, probes and verifiers"),
+        (name = "admin", description = "For operators, with keys of their own; every use is audited"),
     ),
     modifiers(&Schemes)
 )]
@@ -76,6 +77,10 @@ impl Modify for Schemes {
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         components.add_security_scheme("cookie", SecurityScheme::ApiKey(cookie));
+        let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+            "A key of the admin API, made by `portcullis admin-key create`; also as the password of Basic.",
+        ));
+        components.add_security_scheme("admin_key", SecurityScheme::Http(key.build()));
     }
 }
 
@@ -122,7 +127,11 @@ fn add_common_problems(path: &str, operation: &mut Operation) {
     if operation.security.is_some() {
         common.push(("401", "No credential, or one that is not good"));
     }
-    if path.starts_with("/api/v1/auth") || path == "/ws" {
+    if path.starts_with("/api/v1/admin") {
+        common.push(("403", "`insufficient_scope`: the key is good, but not for this"));
+        common.push(("429", "Too many calls"));
+    }
+    if path.starts_with("/api/v1/") || path == "/ws" {
         common.push(("503", "The gateway cannot tell right now; see `Retry-After`"));
     }
     let responses = &mut operation.responses.responses;

@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::problem::Problem;
 
-/// Everything below it concerns credentials: no cache may keep an answer.
-const AUTH_PREFIX: &str = "/api/v1/auth";
+/// Everything below them concerns credentials or people: no cache may keep an answer.
+const PRIVATE_PREFIXES: [&str; 2] = ["/api/v1/auth", super::admin::PREFIX];
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES: usize = 128;
@@ -28,7 +28,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// The outermost layer of everything but `verify`, which does the same by hand.
 pub(super) async fn edge(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let under_auth = request.uri().path().starts_with(AUTH_PREFIX);
+    let under_auth = PRIVATE_PREFIXES.iter().any(|prefix| request.uri().path().starts_with(prefix));
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),

@@ -10,6 +10,7 @@ use super::cookies;
 use super::extract::Client;
 use super::state::{Gateway, Shared, count_login};
 use crate::accounts::{AccountError, Email, LoggedIn, LoginDevice, Signup, new_password};
+use crate::audit::Counted;
 use crate::credentials::session_cookie;
 use crate::problem::Problem;
 use crate::secret::{Password, SessionSecret};
@@ -174,6 +175,7 @@ pub(super) async fn login(
     let throttled = |problem| {
         tracing::info!(ip = %client.ip, "login throttled");
         count_login("throttled");
+        gateway.tally.note(Counted::LoginThrottled, None, Some(client.ip));
         problem
     };
     let guess = gateway.limits.login(client.ip, email.as_str()).await.map_err(throttled)?;

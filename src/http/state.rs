@@ -7,13 +7,16 @@ use axum::http::HeaderMap;
 use futures_util::future::BoxFuture;
 use metrics::{Histogram, counter, histogram};
 
+use super::admin::AdminLimits;
 use super::health::HealthReport;
 use super::limits::{Limits, SharedCounts};
 use crate::accounts::{AccountError, Accounts, LoggedIn, LoginDevice};
+use crate::audit::Tally;
 use crate::auth::{Auth, AuthError, Principal};
 use crate::config::Config;
 use crate::credentials;
 use crate::metrics::{AUTH_DURATION, LOGINS};
+use crate::operator::{AdminKeys, Operator};
 use crate::origin::AllowedOrigins;
 use crate::secret::{AccessToken, SessionSecret};
 
@@ -30,6 +33,12 @@ pub struct HttpState {
     pub vitals: Arc<dyn Vitals>,
     /// Where the nodes count attempts together.
     pub shared_counts: Option<SharedCounts>,
+    /// Does what operators ask for.
+    pub operator: Operator,
+    /// Whose key of the admin API is this?
+    pub admin_keys: Arc<AdminKeys>,
+    /// Counts for the trail.
+    pub tally: Tally,
 }
 
 /// The node as operators see it. Whoever joins the parts knows; handlers only show it.
@@ -57,6 +66,10 @@ pub(super) struct Gateway {
     pub vitals: Arc<dyn Vitals>,
     pub origins: AllowedOrigins,
     pub limits: Limits,
+    pub operator: Operator,
+    pub admin_keys: Arc<AdminKeys>,
+    pub tally: Tally,
+    pub admin_limits: AdminLimits,
     /// The OpenAPI document as JSON.
     pub document: bytes::Bytes,
     judging: Judging,
@@ -73,10 +86,24 @@ impl Gateway {
     pub fn new(state: HttpState, document: bytes::Bytes) -> Self {
         let outcome = |outcome: &'static str| histogram!(AUTH_DURATION, "surface" => "http", "outcome" => outcome);
         let judging = Judging { good: outcome("good"), denied: outcome("denied"), cannot_tell: outcome("cannot_tell") };
-        let HttpState { auth, accounts, config, vitals, shared_counts } = state;
+        let HttpState { auth, accounts, config, vitals, shared_counts, operator, admin_keys, tally } = state;
         let (origins, limits) =
             (AllowedOrigins::new(&config.allowed_origins), Limits::new(config.throttling, shared_counts));
-        Self { auth, accounts, config, vitals, origins, limits, document, judging }
+        let admin_limits = AdminLimits::new(config.throttling);
+        Self {
+            auth,
+            accounts,
+            config,
+            vitals,
+            origins,
+            limits,
+            operator,
+            admin_keys,
+            tally,
+            admin_limits,
+            document,
+            judging,
+        }
     }
 
     /// Judges an access token, and notes the use of its session when it is good.

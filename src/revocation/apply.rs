@@ -73,9 +73,7 @@ impl Applier {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         let new: Vec<_> = entries.iter().filter(|entry| !applied.ids.contains(&entry.id)).collect();
         for entry in &new {
-            if let Some(id) = marked_by(&entry.scope) {
-                self.parts.freshness.mark(id, entry.position);
-            }
+            marked_by(&entry.scope).for_each(|id| self.parts.freshness.mark(id, entry.position));
         }
         for entry in &new {
             self.parts.cache.forget_local(entry);
@@ -117,6 +115,7 @@ impl Applier {
             Scope::UserChanged { .. }
             | Scope::Session { .. }
             | Scope::SessionChanged { .. }
+            | Scope::Sessions { .. }
             | Scope::UserEpoch { .. }
             | Scope::Token { .. } => {}
         }

@@ -8,10 +8,14 @@
 mod sql;
 
 mod accounts;
+mod admin_keys;
+mod audit;
 mod credentials;
 mod log;
 mod migrate;
 mod nodes;
+mod operating;
+mod outbox;
 mod pool;
 mod profile;
 mod revocations;
@@ -34,6 +38,7 @@ use tokio::sync::SemaphorePermit;
 pub(super) use self::log::LogReader;
 use self::pool::{Leased, Pool};
 use self::script::Script;
+use super::attribution;
 use super::before_commit::about_to_commit;
 use super::error::{is_broken, timed_out};
 use super::rows::{Answer, EntryRow, entries, parse};
@@ -124,13 +129,22 @@ impl Postgres {
 
     async fn begin_now(&self, query: &'static str) -> StoreResult<Transaction<'_>> {
         let place = self.pool.place()?;
+        let attribution = attribution::current();
+        let mut opening = self.begin_write.clone();
+        if let Some(attribution) = &attribution {
+            opening = opening.script(&sql::attribute(attribution));
+        }
         let mut attempts = 0;
         loop {
             let mut lease = self.lease().await?;
-            match lease.send(self.begin_write.clone()).await {
+            match lease.send(opening.clone()).await {
                 Ok(_) => {
                     lease.in_transaction = true;
-                    return Ok(Transaction { lease, _timer: QueryTimer::start(query), _place: place });
+                    let mut transaction = Transaction { lease, _timer: QueryTimer::start(query), _place: place };
+                    if let Some(attribution) = &attribution {
+                        transaction.note_action(attribution).await?;
+                    }
+                    return Ok(transaction);
                 }
                 Err(error) if is_broken(&error) && attempts < self.pool.max() => attempts += 1,
                 // Nothing was asked yet but to begin: a standby refuses here.

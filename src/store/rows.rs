@@ -327,6 +327,7 @@ pub(super) struct EntryRow {
     kid: Option<String>,
     algorithm: Option<String>,
     jwk: Option<String>,
+    sessions: Option<String>,
 }
 
 impl TryFrom<EntryRow> for LogEntry {
@@ -344,6 +345,10 @@ fn scope(row: EntryRow) -> StoreResult<Option<Scope>> {
     let reason = row.reason.as_deref().map_or(EndReason::Revoked, EndReason::from_database);
     Ok(match (row.kind.as_str(), row.user_id) {
         ("session", Some(user_id)) => row.sid.map(|sid| Scope::Session { sid, user_id, reason }),
+        ("sessions", _) => match row.sessions {
+            Some(sessions) => Some(Scope::Sessions { sessions: parse(&sessions)?, reason }),
+            None => None,
+        },
         ("user_epoch", Some(user_id)) => {
             row.below.map(|below| Scope::UserEpoch { user_id, below, except: row.except_sid, reason })
         }
@@ -389,12 +394,12 @@ pub(super) fn from_micros(micros: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()
 }
 
-fn micros<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
+pub(super) fn micros<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
     from_micros(i64::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("a time out of range"))
 }
 
 /// Postgres says `true`, SQLite says `1`.
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Flag {

@@ -7,10 +7,14 @@
 mod sql;
 
 mod accounts;
+mod admin_keys;
+mod audit;
 mod credentials;
 mod log;
 mod migrate;
 mod nodes;
+mod operating;
+mod outbox;
 mod revocations;
 mod secrets;
 mod sessions;
@@ -30,6 +34,7 @@ use sqlx::{ConnectOptions, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(super) use self::log::LogReader;
+use super::attribution;
 use super::before_commit::about_to_commit;
 use super::rows::{Answer, EntryRow, entries, parse};
 use super::timing::QueryTimer;
@@ -127,7 +132,13 @@ impl Sqlite {
             Err(sqlx::Error::Database(_)) if name == migrate::NAME => 0,
             Err(error) => return Err(error.into()),
         };
-        Ok(Transaction { transaction, logged_before, _timer: timer, _place: place })
+        let attribution = attribution::current();
+        let attributed = attribution.is_some();
+        let mut transaction = Transaction { transaction, logged_before, attributed, _timer: timer, _place: place };
+        if let Some(attribution) = &attribution {
+            transaction.attribute(attribution).await?;
+        }
+        Ok(transaction)
     }
 
     fn place(&self) -> StoreResult<SemaphorePermit<'_>> {
@@ -141,6 +152,7 @@ impl Sqlite {
 struct Transaction<'a> {
     transaction: sqlx::Transaction<'static, sqlx::Sqlite>,
     logged_before: i64,
+    attributed: bool,
     _timer: QueryTimer,
     _place: SemaphorePermit<'a>,
 }
@@ -165,7 +177,10 @@ impl Transaction<'_> {
         entries(self.rows::<EntryRow>(sqlx::query(sql::ENTRIES_AFTER).bind(self.logged_before)).await?)
     }
 
-    async fn commit(self) -> StoreResult<()> {
+    async fn commit(mut self) -> StoreResult<()> {
+        if self.attributed {
+            self.run(sqlx::query(audit::CLEAR)).await?;
+        }
         about_to_commit().await;
         Ok(self.transaction.commit().await?)
     }

@@ -38,6 +38,21 @@ impl Database {
         self.update(RAISE, RAISE, email).await.expect("raise an epoch");
     }
 
+    /// The number that a query gives, in SQL that both understand.
+    pub async fn number(&self, query: &'static str) -> i64 {
+        match self {
+            Self::Postgres(url) => {
+                let mut connection = PgConnection::connect(url).await.expect("connect");
+                sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("a number")
+            }
+            Self::Embedded(folder) => {
+                let options = SqliteConnectOptions::new().filename(sqlite_file(folder));
+                let mut connection = options.busy_timeout(Duration::from_secs(10)).connect().await.expect("open");
+                sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("a number")
+            }
+        }
+    }
+
     /// A hand-written DELETE of a signing key.
     pub async fn delete_key(&self, kid: &str) {
         const DELETE: &str = "DELETE FROM signing_keys WHERE kid = $1";

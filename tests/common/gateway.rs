@@ -166,6 +166,24 @@ impl Gateway {
         self.scratch.path().join("gateway.log")
     }
 
+    /// Runs a subcommand with the node's settings, as an operator would beside it.
+    pub async fn run(&self, arguments: &[&str]) -> Said {
+        let mut command = self.program();
+        command.args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("a task");
+        let output = output.expect("run the program");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// A key of the admin API with these scopes, made at the prompt.
+    pub async fn admin_key(&self, scopes: &[&str]) -> String {
+        let mut arguments = vec!["admin-key", "create", "--name", "of the tests"];
+        scopes.iter().for_each(|scope| arguments.extend(["--scope", scope]));
+        let said = self.run(&arguments).await.well();
+        said.stdout.trim().to_owned()
+    }
+
     /// Runs a subcommand with this node's settings, as an operator beside it does. Says its exit status, and all that
     /// it wrote.
     pub async fn operate(&self, arguments: &[&str]) -> (i32, String) {
@@ -198,6 +216,32 @@ impl Gateway {
         // No `.env` there.
         command.current_dir(self.scratch.path());
         command
+    }
+}
+
+/// What a subcommand said, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    /// The exit code.
+    pub code: Option<i32>,
+    /// For programs.
+    pub stdout: String,
+    /// For people.
+    pub stderr: String,
+}
+
+impl Said {
+    /// Fails unless it ended well.
+    #[track_caller]
+    pub fn well(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self
+    }
+
+    /// Its output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 }
 

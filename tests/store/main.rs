@@ -10,6 +10,7 @@ mod limits;
 mod log_tail;
 mod metrics;
 mod migrations;
+mod operating;
 mod postgres_only;
 mod postgres_server;
 mod revocations;

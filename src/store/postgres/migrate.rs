@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../../migrations/postgres/0001_portcullis.sql")),
     (2, include_str!("../../../migrations/postgres/0002_accounts.sql")),
     (3, include_str!("../../../migrations/postgres/0003_keys.sql")),
+    (4, include_str!("../../../migrations/postgres/0004_operator.sql")),
 ];
 
 /// Migrations may take longer than ordinary statements, and wait for another node's.

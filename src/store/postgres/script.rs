@@ -1,8 +1,9 @@
 //! SQL without bind parameters, for messages of the simple query protocol: several statements in one round trip, and
 //! nothing that a pooler could send to two servers. A script is made of texts from this source and of values whose
-//! rendering is digits and hexadecimal letters. There is no way to put any other text into one.
+//! rendering is digits, hexadecimal letters and what an address has between them. There is no way to put any other text into one.
 
 use std::fmt::{Display, Write};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
@@ -33,11 +34,20 @@ impl Script {
     }
 
     pub(super) fn uuid(self, uuid: Uuid) -> Self {
-        self.render(format_args!("'{}'::uuid", uuid.as_hyphenated()))
+        self.text("'").hyphenated(uuid).text("'::uuid")
+    }
+
+    /// The digits alone, for where SQL takes no expression.
+    pub(super) fn hyphenated(self, uuid: Uuid) -> Self {
+        self.render(uuid.as_hyphenated())
     }
 
     pub(super) fn hash(self, hash: &SecretHash) -> Self {
         self.render(format_args!("'\\x{}'::bytea", to_hex(&hash.0)))
+    }
+
+    pub(super) fn ip(self, ip: IpAddr) -> Self {
+        self.render(format_args!("'{ip}'"))
     }
 
     pub(super) fn integer(self, number: i64) -> Self {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::script::Script;
+use crate::store::attribution::Attribution;
 
 /// Microseconds since 1970 of a `timestamptz`, exactly.
 macro_rules! micros {
@@ -77,7 +78,7 @@ macro_rules! entry_json {
             ", 'confirm', r.confirm, 'kind', r.kind, 'user_id', r.user_id, 'sid', r.sid, 'below', r.below, ",
             "'except_sid', r.except_sid, 'reason', r.reason, 'jti', r.jti, 'expires_at', ",
             micros!("r.expires_at"),
-            ", 'kid', r.kid, 'algorithm', r.algorithm, 'jwk', r.jwk::text)"
+            ", 'kid', r.kid, 'algorithm', r.algorithm, 'jwk', r.jwk::text, 'sessions', r.sessions::text)"
         )
     };
 }
@@ -109,6 +110,19 @@ pub(super) fn begin_write(statement_timeout: Duration) -> Script {
     );
     let script = script.script(&limited("; SET LOCAL lock_timeout = ", statement_timeout));
     script.script(&limited("; SET LOCAL idle_in_transaction_session_timeout = ", statement_timeout))
+}
+
+/// Tells the triggers who is at work, for this transaction.
+pub(super) fn attribute(attribution: &Attribution) -> Script {
+    let actor = "; SET LOCAL portcullis.actor = '";
+    let mut script = Script::new(actor).text(attribution.actor.as_str()).text("'");
+    if let Some(key) = attribution.actor.key() {
+        script = script.text("; SET LOCAL portcullis.actor_id = '").hyphenated(key.0).text("'");
+    }
+    match attribution.ip {
+        Some(ip) => script.text("; SET LOCAL portcullis.ip = ").ip(ip),
+        None => script,
+    }
 }
 
 /// A setting in milliseconds; zero would mean no limit.

@@ -66,7 +66,7 @@ impl Postgres {
         Ok(swept)
     }
 
-    async fn take(&self, query: &'static str, script: Script) -> StoreResult<u64> {
+    pub(super) async fn take(&self, query: &'static str, script: Script) -> StoreResult<u64> {
         let mut transaction = self.begin(query).await?;
         let count = transaction.json(script).await?;
         transaction.commit().await?;

@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../../migrations/sqlite/0001_portcullis.sql")),
     (2, include_str!("../../../migrations/sqlite/0002_accounts.sql")),
     (3, include_str!("../../../migrations/sqlite/0003_keys.sql")),
+    (4, include_str!("../../../migrations/sqlite/0004_operator.sql")),
 ];
 
 /// Two processes that both turn a new file to WAL mode get in each other's way for a moment.

@@ -65,7 +65,8 @@ macro_rules! entry_json {
     () => {
         "json_object('id', r.id, 'position', r.id, 'logged_at', r.logged_at, 'confirm', r.confirm, 'kind', r.kind, \
          'user_id', r.user_id, 'sid', r.sid, 'below', r.below, 'except_sid', r.except_sid, 'reason', r.reason, \
-         'jti', r.jti, 'expires_at', r.expires_at, 'kid', r.kid, 'algorithm', r.algorithm, 'jwk', r.jwk)"
+         'jti', r.jti, 'expires_at', r.expires_at, 'kid', r.kid, 'algorithm', r.algorithm, 'jwk', r.jwk, \
+         'sessions', r.sessions)"
     };
 }
 

@@ -76,7 +76,11 @@ impl Sqlite {
     }
 
     /// A transaction for each kind, so that the writers in between do not wait for all of them.
-    async fn take(&self, name: &'static str, delete: Query<'_, sqlx::Sqlite, SqliteArguments>) -> StoreResult<u64> {
+    pub(super) async fn take(
+        &self,
+        name: &'static str,
+        delete: Query<'_, sqlx::Sqlite, SqliteArguments>,
+    ) -> StoreResult<u64> {
         let mut transaction = self.begin(name).await?;
         let count = transaction.run(delete).await?;
         transaction.commit().await?;
