@@ -77,7 +77,10 @@ async function submit(page, action, fields) {
     document.body.append(form);
     form.submit();
   }, [action, fields]);
-  return (await arrived).status();
+  const status = (await arrived).status();
+  // The answer has come, and the page that shows it takes its place a moment later.
+  await page.waitForURL(action);
+  return status;
 }
 
 const alive = (who) => validate(NODE_A, who.session_id);
