@@ -186,6 +186,8 @@ impl Server {
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
+            // What was read already is answered first, also when the node has stopped meanwhile.
+            biased;
             // Errors here are the client's: it went away or sent no HTTP.
             _ = connection.as_mut() => return,
             () = visit.gives_way() => return,
