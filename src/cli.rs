@@ -223,6 +223,17 @@ mod tests {
     }
 
     #[test]
+    fn what_begins_with_a_hyphen_may_be_an_id() {
+        for kid in ["-vMtiz3XC1Q", "-hMtiz3XC1Q", "--MtiXC1Q"] {
+            let (command, config) = parse(&["key", "revoke", kid, "--port", "9000"]).unwrap();
+            assert!(format!("{command:?}").contains(&format!("{kid:?}")), "{command:?}");
+            assert_eq!(config.port, 9000);
+        }
+        parse(&["user", "show", "-hans@example.org", "--json"]).unwrap();
+        assert!(parse(&["key", "revoke", "--help"]).unwrap_err().to_string().contains("Usage"));
+    }
+
+    #[test]
     fn keygen_works_while_the_settings_do_not() {
         let broken = [("PORTCULLIS_SIGNING_ALGORITHM".to_string(), "HS256".to_string())].into();
         assert!(parse_from(["portcullis"], &broken, None).is_err());

@@ -48,7 +48,8 @@ enum Action {
     },
     /// Void every token that a key has signed, on every node; open sockets are told to fetch a new one
     Revoke {
-        /// The key's id
+        /// The key's id; it may begin with a hyphen, as one in sixty-four does
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
     /// Have every node go over to its next key; tokens of the old one stay good until they expire

@@ -41,7 +41,7 @@ pub struct FindArgs {
 #[derive(Debug, clap::Args)]
 pub struct WhomArgs {
     /// The user's id or address
-    #[arg(value_name = "ID|EMAIL")]
+    #[arg(value_name = "ID|EMAIL", allow_hyphen_values = true)]
     user: String,
     #[command(flatten)]
     output: Output,

@@ -18,7 +18,7 @@ pub enum SessionCommand {
     /// List a user's sessions, live and ended
     List {
         /// The user's id or address
-        #[arg(value_name = "ID|EMAIL")]
+        #[arg(value_name = "ID|EMAIL", allow_hyphen_values = true)]
         user: String,
         #[command(flatten)]
         output: Output,
@@ -36,7 +36,7 @@ pub enum SessionCommand {
         #[arg(required_unless_present = "user", conflicts_with = "user")]
         sids: Vec<Sid>,
         /// All of this user, by id or address
-        #[arg(long, value_name = "ID|EMAIL")]
+        #[arg(long, value_name = "ID|EMAIL", allow_hyphen_values = true)]
         user: Option<String>,
         #[command(flatten)]
         output: Output,
