@@ -31,9 +31,9 @@ pub(super) async fn own(
     let (limit, before) = (query.limit()?, query.get("before")?);
     let mut entries = gateway.accounts.trail(&principal, before, limit).await?;
     for entry in &mut entries {
-        // Which of the operators it was is the operators' business.
+        // Which of the operators it was, and why, is the operators' business.
         entry.actor_id = None;
-        entry.details = None;
+        entry.details = entry.details.take().filter(|_| entry.actor == "user");
         entry.ip = entry.ip.filter(|_| entry.actor == "user");
     }
     Ok(axum::Json(AuditPage::of(entries, limit)).into_response())

@@ -13,6 +13,7 @@ use crate::receiver::{Received, Receiver, SECRET};
 stages! {
     both: [
         what_ends_is_told_in_caeps_words,
+        an_account_that_is_deleted_is_told_with_its_author,
         a_receiver_that_fails_at_first_is_told_again,
         a_receiver_that_never_takes_it_is_given_up_and_can_be_retried,
         redirects_are_not_followed,
@@ -81,6 +82,26 @@ async fn what_ends_is_told_in_caeps_words(mode: Mode) {
     for gateway in &stage.gateways {
         assert!(!gateway.log().contains("hunter2") && !gateway.log().contains("key=secret"));
     }
+}
+
+async fn an_account_that_is_deleted_is_told_with_its_author(mode: Mode) {
+    let receiver = Receiver::start(&[]).await;
+    let stage = with(mode, &receiver).start().await;
+    let admin = Admin::of(&stage).await;
+    let alice = stage.a().signup().await;
+    stage.b().login(&alice).await;
+    let body = json!({"current_password": alice.password});
+    stage.a().post("/api/v1/auth/delete-account").bearer(&alice.token).json(&body).send().await.expect(200);
+    let taken = receiver.taken(1).await;
+    let event = &taken[0].claims["events"][REVOKED];
+    assert_eq!(taken[0].claims["sub_id"]["user"]["sub"], json!(alice.user_id));
+    assert_eq!(taken[0].claims["sub_id"].get("session"), None, "all sessions of the user");
+    assert_eq!(event["initiating_entity"], "user", "{event:#}");
+    // The trail outlives the account.
+    let trail = admin.get(&format!("/audit?user_id={}", alice.user_id)).await.expect(200);
+    let entries = trail["entries"].as_array().expect("entries");
+    let end = entries.iter().find(|entry| entry["event"] == "user_epoch").expect("its end");
+    assert_eq!((&end["actor"], &end["ip"]), (&json!("user"), &json!("127.0.0.1")), "{end:#}");
 }
 
 async fn a_receiver_that_fails_at_first_is_told_again(mode: Mode) {

@@ -81,6 +81,18 @@ async fn a_change_is_shown_in_the_device_list(mode: Mode) {
     validate(stage.a(), &alice.session_id, ELSEWHERE, "curl/8.5.0").await.expect(200);
     assert_eq!(listed(stage.b(), &alice).await["fingerprint_change"]["browser"], "curl");
     stage.b().me(&alice.token).await.expect(200);
+    // The list shows the last change, the trail each of them.
+    let trail = stage.a().get("/api/v1/auth/audit?limit=200").bearer(&alice.token).send().await.expect(200);
+    let told: Vec<_> = trail["entries"]
+        .as_array()
+        .expect("entries")
+        .iter()
+        .filter(|entry| entry["event"] == "session_elsewhere")
+        .map(|entry| (entry["sid"].clone(), entry["details"].clone()))
+        .collect();
+    let change = |browser: &str| (json!(alice.sid), json!({"browser": browser, "network": "198.51.100.0/24"}));
+    assert_eq!(told.first(), Some(&change("curl")), "the newest first");
+    assert_eq!(told.last(), Some(&change("firefox")));
 }
 
 async fn a_challenge_asks_for_the_password_and_harms_nobody(mode: Mode) {

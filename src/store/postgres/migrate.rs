@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../../migrations/postgres/0002_accounts.sql")),
     (3, include_str!("../../../migrations/postgres/0003_keys.sql")),
     (4, include_str!("../../../migrations/postgres/0004_operator.sql")),
+    (5, include_str!("../../../migrations/postgres/0005_elsewhere.sql")),
 ];
 
 /// Migrations may take longer than ordinary statements, and wait for another node's.

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../../migrations/sqlite/0002_accounts.sql")),
     (3, include_str!("../../../migrations/sqlite/0003_keys.sql")),
     (4, include_str!("../../../migrations/sqlite/0004_operator.sql")),
+    (5, include_str!("../../../migrations/sqlite/0005_elsewhere.sql")),
 ];
 
 /// Two processes that both turn a new file to WAL mode get in each other's way for a moment.
