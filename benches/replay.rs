@@ -95,7 +95,8 @@ async fn replay(gateway: &Gateway, name: &str, requests: &[Vec<u8>], order: &[u3
     let counted = Counters::of(&node).await.since(&before);
     let sessions = order.iter().collect::<HashSet<_>>().len();
     let from_redis = counted.cache("session", "redis", "hit");
-    let from_database = counted.cache("session", "database", "hit") + counted.cache("session", "database", "error");
+    let from_database: u64 =
+        ["hit", "miss", "error"].map(|result| counted.cache("session", "database", result)).iter().sum();
     let percent = 100.0 * from_database as f64 / order.len() as f64;
     let queries = counted.queries();
     println!(

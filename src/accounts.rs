@@ -24,7 +24,7 @@ use crate::password::{Checked, Passwords};
 use crate::revocation::Revoker;
 use crate::secret::{Password, SessionSecret};
 use crate::store::{
-    AuditEntry, AuditQuery, Device, ListedToken, LoginRow, NewSession, NewUser, ProfileOutcome, SessionRead,
+    AuditEntry, AuditQuery, Device, ListedToken, LoginRow, NewSession, NewUser, ProfileOutcome, Read, SessionRead,
     SessionRecord, SignupOutcome, Store, StoreError, User,
 };
 pub use error::{AccountError, NotAllowed};
@@ -138,7 +138,7 @@ impl Accounts {
         }
         let secret = SessionSecret::random();
         match self.store.sign_up(user, Some(self.new_session(&secret, device))).await? {
-            SignupOutcome::Created { session: Some(read), .. } => self.logged_in(read.value, secret).map(Some),
+            SignupOutcome::Created { session: Some(read), .. } => self.logged_in(read, secret).map(Some),
             SignupOutcome::Created { session: None, .. } => {
                 Err(StoreError::Corrupt("a signup came back without its session".into()).into())
             }
@@ -209,7 +209,7 @@ impl Accounts {
             let secret = SessionSecret::random();
             let session = self.new_session(&secret, device.clone());
             if let Some(read) = self.store.insert_session(row.user_id, row.auth_epoch, session).await? {
-                return self.logged_in(read.value, secret);
+                return self.logged_in(read, secret);
             }
             // The user moved on. A logout everywhere ends older sessions and not this one; a new password does.
             let again = self.store.login_row_by_id(row.user_id).await?;
@@ -323,7 +323,9 @@ impl Accounts {
         }
     }
 
-    fn logged_in(&self, read: SessionRead, secret: SessionSecret) -> Result<LoggedIn, AccountError> {
+    fn logged_in(&self, read: Read<SessionRead>, secret: SessionSecret) -> Result<LoggedIn, AccountError> {
+        self.auth.prime(&read);
+        let read = read.value;
         let token = self.auth.issue_token(&read.session).map_err(AuthError::from)?;
         Ok(LoggedIn { token, user: read.user.user, session: read.session, secret })
     }

@@ -20,7 +20,7 @@ use crate::ids::{Jti, Sid, UserId};
 use crate::metrics::cache_counter;
 use crate::seal::Sealer;
 use crate::secret::{AccessToken, SecretHash, SessionSecret};
-use crate::store::{SessionRecord, Store, UserRecord};
+use crate::store::{Read, SessionRead, SessionRecord, Store, UserRecord};
 pub use crate::token::TokenClaims;
 use crate::token::key_set::KeySet;
 use crate::token::keys::VerifyingKey;
@@ -237,6 +237,11 @@ impl Auth {
     pub async fn session_secret(&self, secret: &SessionSecret) -> Result<Principal, AuthError> {
         let standing = self.parts.cache.session_by_secret(secret.hash()).await?;
         Self::principal(standing, None)
+    }
+
+    /// Remembers a session that this node has just written, so that its first use, here or elsewhere, needs no read.
+    pub fn prime(&self, read: &Read<SessionRead>) {
+        self.parts.cache.prime(read);
     }
 
     /// Signs a new access token for a session that was just judged good. It never outlives the session.

@@ -5,10 +5,10 @@
 
 pub mod ahead;
 pub mod batch;
+mod loads;
 mod local;
 mod redis_tier;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,8 +23,9 @@ use crate::metrics::CacheMetrics;
 use crate::redis_link::{BreakerState, RedisLink};
 use crate::seal::Sealer;
 use crate::secret::SecretHash;
-use crate::store::{Read, SessionRead, SessionRecord, Store, StoreError, UserRecord};
-use batch::{Answers, BatchLimits, Batcher};
+use crate::store::{Read, SessionRead, SessionRecord, Store, UserRecord};
+use batch::Batcher;
+use loads::{DATABASE_LIMITS, LOADING_TIME, Loaded, REDIS_LIMITS, load, load_by_secret, look_up, look_up_owners};
 use local::Local;
 pub use local::Peek;
 use redis_tier::{RedisAnswer, RedisTier};
@@ -32,9 +33,6 @@ use redis_tier::{RedisAnswer, RedisTier};
 /// Reads of one statement that a caller is given before the answer is *cannot tell*: each was overtaken by a
 /// revocation of the same user.
 const ATTEMPTS: usize = 4;
-
-/// For all the reads of one question. Later than that the answer is *cannot tell*.
-const LOADING_TIME: Duration = Duration::from_millis(1500);
 
 /// Shortest life of a record in Redis.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
@@ -64,15 +62,6 @@ pub enum Standing {
 /// The gateway cannot tell: stores out of reach, overloaded, or too slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotTell;
-
-/// What a batch answers for one key.
-#[derive(Clone, Debug)]
-enum Loaded {
-    Alive(Arc<SessionRecord>, Arc<UserRecord>, Stamp),
-    Ended(Option<Sid>, Ending),
-    /// A secret that was rotated away, and whose it was.
-    Spent(Sid, UserId),
-}
 
 /// What the database found behind a key.
 enum Found {
@@ -194,7 +183,7 @@ impl Cache {
 
     /// Counts a look-up that memory answered.
     pub fn count_hit(&self) {
-        self.metrics.session_local_hit.increment(1);
+        self.metrics.local_hit();
         self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -338,7 +327,7 @@ impl Cache {
             Peek::Alive(session, user) => Standing::Alive(session, user),
             Peek::Ended(ending) => Standing::Ended(ending),
             Peek::Miss | Peek::NotCaughtUp => {
-                self.metrics.session_local_miss.increment(1);
+                self.metrics.local_miss(self.local.has_user(user_id));
                 return None;
             }
         };
@@ -378,10 +367,11 @@ impl Cache {
     where
         K: Copy + Eq + std::hash::Hash + Send + 'static,
     {
-        self.missed();
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let loading = async {
             for _ in 0..ATTEMPTS {
                 let loaded = batcher.load(key).await.map_err(|_| self.database_failed())?;
+                self.metrics.database_answer(loaded.is_known(), matches!(loaded, Loaded::Alive(..)));
                 if let Loaded::Spent(sid, user_id) = loaded {
                     return Ok(Found::Spent(sid, user_id));
                 }
@@ -447,97 +437,9 @@ impl Cache {
         }
     }
 
-    fn missed(&self) {
-        self.misses.fetch_add(1, Ordering::Relaxed);
-        self.metrics.session_database_hit.increment(1);
-    }
-
     fn database_failed(&self) -> CannotTell {
         self.metrics.session_database_error.increment(1);
         CannotTell
-    }
-}
-
-const REDIS_LIMITS: BatchLimits =
-    BatchLimits { keys: 128, at_once: 2, waiting: 50_000, wait: Duration::from_millis(500), gather: Duration::ZERO };
-
-/// One batch by id and one by secret: at most two connections of the pool serve misses.
-const DATABASE_LIMITS: BatchLimits =
-    BatchLimits { keys: 500, at_once: 1, waiting: 20_000, wait: LOADING_TIME, gather: Duration::from_millis(100) };
-
-async fn look_up(tier: Arc<RedisTier>, keys: Vec<(Sid, UserId)>, mut answers: Answers<(Sid, UserId), RedisAnswer>) {
-    if let Ok(found) = tier.sessions(&keys).await {
-        keys.into_iter().zip(found).for_each(|(key, answer)| answers.give(key, answer));
-    }
-}
-
-async fn look_up_owners(
-    tier: Arc<RedisTier>,
-    keys: Vec<SecretHash>,
-    mut answers: Answers<SecretHash, Option<(Sid, UserId)>>,
-) {
-    if let Ok(found) = tier.owners(&keys).await {
-        keys.into_iter().zip(found).for_each(|(key, owner)| answers.give(key, owner));
-    }
-}
-
-async fn load(store: Store, keys: Vec<Sid>, answers: Answers<Sid, Loaded>) {
-    let read = store.load_sessions(&keys).await;
-    answer_from(read, keys, answers, |session| session.sid, Some);
-}
-
-async fn load_by_secret(
-    store: Store,
-    rotation: bool,
-    mut keys: Vec<SecretHash>,
-    mut answers: Answers<SecretHash, Loaded>,
-) {
-    let read = store.load_sessions_by_secret(&keys).await;
-    if let (true, Ok(read)) = (rotation, &read) {
-        let known: HashSet<SecretHash> = read.value.iter().map(|row| row.session.secret_hash).collect();
-        let unknown: Vec<SecretHash> = keys.iter().copied().filter(|key| !known.contains(key)).collect();
-        let spent = if unknown.is_empty() { Ok(Vec::new()) } else { store.spent_secrets(&unknown).await };
-        match spent {
-            Ok(spent) => {
-                for (hash, sid, user_id) in spent {
-                    answers.give(hash, Loaded::Spent(sid, user_id));
-                    keys.retain(|key| *key != hash);
-                }
-            }
-            // Without it "unknown" would be no fact.
-            Err(error) => {
-                tracing::debug!(%error, "failed to look for spent secrets");
-                keys.retain(|key| known.contains(key));
-            }
-        }
-    }
-    answer_from(read, keys, answers, |session| session.secret_hash, |_| None);
-}
-
-fn answer_from<K: Copy + Eq + std::hash::Hash>(
-    read: Result<Read<Vec<SessionRead>>, StoreError>,
-    keys: Vec<K>,
-    mut answers: Answers<K, Loaded>,
-    key_of: impl Fn(&SessionRecord) -> K,
-    sid_of: impl Fn(K) -> Option<Sid>,
-) where
-    Loaded: Clone,
-{
-    let read = match read {
-        Ok(read) => read,
-        Err(error) => return tracing::debug!(%error, "failed to load sessions"),
-    };
-    let stamp = read.stamp;
-    let mut found: HashMap<K, SessionRead> = read.value.into_iter().map(|row| (key_of(&row.session), row)).collect();
-    for key in keys {
-        let loaded = match found.remove(&key) {
-            None => Loaded::Ended(sid_of(key), Ending::Unknown),
-            Some(row) => match row.ended {
-                Some(reason) => Loaded::Ended(Some(row.session.sid), Ending::Ended(reason)),
-                None => Loaded::Alive(Arc::new(row.session), Arc::new(row.user), stamp),
-            },
-        };
-        answers.give(key, loaded);
     }
 }
 

@@ -70,41 +70,61 @@ pub fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the version is a label");
 }
 
-/// Handles for the cache's counters.
+/// Handles for the cache's counters. In memory a session counts as a hit when its user was there too.
 pub struct CacheMetrics {
-    /// Session found in memory.
-    pub session_local_hit: Counter,
-    /// Session not in memory.
-    pub session_local_miss: Counter,
     /// Redis could not be asked.
     pub session_redis_error: Counter,
-    /// The database was asked.
-    pub session_database_hit: Counter,
     /// The database could not be asked.
     pub session_database_error: Counter,
+    session_local: [Counter; 2],
     session_redis: [Counter; 2],
+    session_database: [Counter; 2],
+    user_local: [Counter; 2],
     user_redis: [Counter; 2],
+    user_database_hit: Counter,
 }
 
 impl CacheMetrics {
     /// Looks the handles up. The recorder must be installed by now.
     #[must_use]
     pub fn new() -> Self {
+        let of = |cache, tier| [cache_counter(cache, tier, "miss"), cache_counter(cache, tier, "hit")];
         Self {
-            session_local_hit: cache_counter("session", "local", "hit"),
-            session_local_miss: cache_counter("session", "local", "miss"),
             session_redis_error: cache_counter("session", "redis", "error"),
-            session_database_hit: cache_counter("session", "database", "hit"),
             session_database_error: cache_counter("session", "database", "error"),
-            session_redis: [cache_counter("session", "redis", "miss"), cache_counter("session", "redis", "hit")],
-            user_redis: [cache_counter("user", "redis", "miss"), cache_counter("user", "redis", "hit")],
+            session_local: of("session", "local"),
+            session_redis: of("session", "redis"),
+            session_database: of("session", "database"),
+            user_local: of("user", "local"),
+            user_redis: of("user", "redis"),
+            user_database_hit: cache_counter("user", "database", "hit"),
         }
+    }
+
+    /// Counts a session and its user found in memory.
+    pub fn local_hit(&self) {
+        self.session_local[1].increment(1);
+        self.user_local[1].increment(1);
+    }
+
+    /// Counts a look-up that memory could not answer, although it may have held the user.
+    pub fn local_miss(&self, user: bool) {
+        self.session_local[0].increment(1);
+        self.user_local[usize::from(user)].increment(1);
     }
 
     /// Counts an answer of Redis about a session and its user.
     pub fn redis_answer(&self, session: bool, user: bool) {
         self.session_redis[usize::from(session)].increment(1);
         self.user_redis[usize::from(user)].increment(1);
+    }
+
+    /// Counts an answer of the database: whether there is such a session, and whether its user came with it.
+    pub fn database_answer(&self, session: bool, user: bool) {
+        self.session_database[usize::from(session)].increment(1);
+        if user {
+            self.user_database_hit.increment(1);
+        }
     }
 }
 

@@ -117,6 +117,12 @@ impl Local {
         self.users.insert(user.user.id, Held { value: user, stamp, until });
     }
 
+    /// Whether there is a record of this user.
+    #[must_use]
+    pub fn has_user(&self, user_id: UserId) -> bool {
+        self.users.get(&user_id).is_some_and(|user| user.until > BootInstant::now())
+    }
+
     /// Whether this user's record is still about to lapse.
     #[must_use]
     pub fn is_lapsing(&self, user_id: UserId) -> bool {

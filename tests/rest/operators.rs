@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use crate::common::people::token_header;
-use crate::common::{Mode, eventually, stages};
+use crate::common::{Mode, Node, eventually, stages};
 
 stages! {
     both: [
@@ -13,6 +13,7 @@ stages! {
         health_has_its_shape,
         live_and_ready_are_good,
         metrics_have_the_names_of_the_contract,
+        look_ups_are_counted_by_cache_and_tier,
         openapi_names_every_path,
         pages_are_there,
         an_unknown_route_is_a_problem,
@@ -45,8 +46,10 @@ const PATHS: &[(&str, &[&str])] = &[
     ("/ws", &["get"]),
 ];
 
+const CACHE_REQUESTS: &str = "portcullis_cache_requests_total";
+
 const METRICS: [&str; 14] = [
-    "portcullis_cache_requests_total",
+    CACHE_REQUESTS,
     "portcullis_auth_duration_seconds",
     "portcullis_database_queries_total",
     "portcullis_database_query_duration_seconds",
@@ -135,6 +138,40 @@ async fn metrics_have_the_names_of_the_contract(mode: Mode) {
         let missing = missing(&metrics.text);
         eprintln!("missing: {missing:?}");
         missing.is_empty().then_some(())
+    })
+    .await;
+}
+
+async fn look_ups_are_counted_by_cache_and_tier(mode: Mode) {
+    let stage = mode.own().start().await;
+    let alice = stage.a().signup().await;
+    stage.a().verify(&alice.token).await.expect(204);
+    // What was written here a moment ago is known here.
+    counted(stage.a(), &[("session", "local"), ("user", "local")]).await;
+    if let Mode::Cluster = mode {
+        let redis = stage.redis();
+        let held = |kind: &str| redis.run(&[&format!("KEYS portcullis:*:{kind}")])[0].trim() == "*1";
+        eventually("Redis has her", async || (held("s:*") && held("u")).then_some(())).await;
+        stage.b().verify(&alice.token).await.expect(204);
+        counted(stage.b(), &[("session", "redis"), ("user", "redis")]).await;
+        redis.run(&["FLUSHALL"]);
+    }
+    stage.gateways[0].restart().await;
+    stage.a().verify(&alice.token).await.expect(204);
+    counted(stage.a(), &[("session", "database"), ("user", "database")]).await;
+}
+
+/// Waits until this node has counted a hit of each.
+async fn counted(node: &Node, wanted: &[(&str, &str)]) {
+    let missing = |text: &str, (cache, tier): (&str, &str)| {
+        !text.lines().any(|line| {
+            let labels = [format!("cache=\"{cache}\""), format!("tier=\"{tier}\""), "result=\"hit\"".to_owned()];
+            line.starts_with(CACHE_REQUESTS) && labels.iter().all(|label| line.contains(label)) && !line.ends_with(" 0")
+        })
+    };
+    eventually(&format!("hits of {wanted:?}"), async || {
+        let metrics = node.get("/metrics").send().await.expect(200);
+        (!wanted.iter().any(|&wanted| missing(&metrics.text, wanted))).then_some(())
     })
     .await;
 }
