@@ -86,7 +86,8 @@ async fn read_once(
 /// Entries may have been missed: at the start, after a pause longer than the log is kept, or on another database.
 async fn start_over(applier: &Applier, read: &LogRead) -> StoreResult<()> {
     let parts = applier.parts();
-    // Read after the log, so that no key can fall between the two.
+    // Read after the log, so that no key can fall between the two. What the bus brings meanwhile is newer.
+    parts.keys.begin_over();
     let keys = parts.store.keys().await?;
     parts.freshness.set_floor(read.watermark);
     applier.start_over();

@@ -12,10 +12,23 @@ use super::keys::VerifyingKey;
 #[derive(Default)]
 pub struct KeySet {
     keys: DashMap<Arc<str>, Arc<VerifyingKey>>,
+    heard: Mutex<Heard>,
+    removed: Notify,
+}
+
+/// What the carriers have brought.
+#[derive(Default)]
+struct Heard {
     /// A key's registration may arrive after its revocation, by the slower of the two carriers. Grows by one with every
     /// revoked key, which is an operator's work.
-    revoked: Mutex<HashSet<Arc<str>>>,
-    removed: Notify,
+    revoked: HashSet<Arc<str>>,
+    /// While the database is asked for its keys: what came meanwhile, which its answer may not contain yet.
+    meanwhile: Option<Vec<Change>>,
+}
+
+enum Change {
+    Added(Arc<VerifyingKey>),
+    Removed(Arc<str>),
 }
 
 impl KeySet {
@@ -23,17 +36,20 @@ impl KeySet {
     pub fn add(&self, key: impl Into<Arc<VerifyingKey>>) {
         let key = key.into();
         // Held to the end: a revocation in between must find the key.
-        let revoked = self.revoked();
-        if !revoked.contains(key.kid()) {
-            self.keys.entry(key.kid().clone()).or_insert(key);
+        let mut heard = self.heard();
+        if let Some(meanwhile) = &mut heard.meanwhile {
+            meanwhile.push(Change::Added(key.clone()));
         }
+        self.put(&heard, key);
     }
 
     /// Revokes a key, also from under the tokens that it has verified already.
     pub fn remove(&self, kid: &str) {
-        let mut revoked = self.revoked();
-        revoked.insert(kid.into());
-        self.take(kid);
+        let mut heard = self.heard();
+        if let Some(meanwhile) = &mut heard.meanwhile {
+            meanwhile.push(Change::Removed(kid.into()));
+        }
+        self.bar(&mut heard, kid);
     }
 
     /// Finds a key.
@@ -45,21 +61,36 @@ impl KeySet {
     /// Whether this key is known to be revoked.
     #[must_use]
     pub fn is_revoked(&self, kid: &str) -> bool {
-        self.revoked().contains(kid)
+        self.heard().revoked.contains(kid)
     }
 
-    /// The log may be another one now: exactly these keys are good, and these revoked. A secret shared by configuration
-    /// stays, unless it is revoked.
+    /// The database is about to be asked for all its keys: remembers what comes until [`start_over`](Self::start_over).
+    pub fn begin_over(&self) {
+        self.heard().meanwhile = Some(Vec::new());
+    }
+
+    /// The log may be another one now: exactly these keys are good, and these revoked, but for what came after
+    /// [`begin_over`](Self::begin_over). A secret shared by configuration stays, unless it is revoked.
     pub fn start_over<'a>(&self, good: Vec<VerifyingKey>, revoked: impl Iterator<Item = &'a str>) {
-        let mut out = self.revoked();
-        *out = revoked.map(Into::into).collect();
+        let mut heard = self.heard();
+        heard.revoked = revoked.map(Into::into).collect();
+        let meanwhile = heard.meanwhile.take().unwrap_or_default();
+        let added =
+            |kid: &str| meanwhile.iter().any(|change| matches!(change, Change::Added(key) if **key.kid() == *kid));
         let stays = |key: &VerifyingKey| {
-            !out.contains(key.kid()) && (key.public().is_none() || good.iter().any(|other| other.kid() == key.kid()))
+            let registered = good.iter().any(|other| other.kid() == key.kid()) || added(key.kid());
+            !heard.revoked.contains(key.kid()) && (key.public().is_none() || registered)
         };
         let gone: Vec<_> = self.keys.iter().filter(|key| !stays(key)).map(|key| key.kid().clone()).collect();
         gone.iter().for_each(|kid| self.take(kid));
         for key in good {
-            self.keys.entry(key.kid().clone()).or_insert(Arc::new(key));
+            self.put(&heard, Arc::new(key));
+        }
+        for change in meanwhile {
+            match change {
+                Change::Added(key) => self.put(&heard, key),
+                Change::Removed(kid) => self.bar(&mut heard, &kid),
+            }
         }
     }
 
@@ -100,8 +131,19 @@ impl KeySet {
         }
     }
 
-    fn revoked(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
-        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn put(&self, heard: &Heard, key: Arc<VerifyingKey>) {
+        if !heard.revoked.contains(key.kid()) {
+            self.keys.entry(key.kid().clone()).or_insert(key);
+        }
+    }
+
+    fn bar(&self, heard: &mut Heard, kid: &str) {
+        heard.revoked.insert(kid.into());
+        self.take(kid);
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,5 +192,23 @@ mod tests {
         assert!(!known(&swept) && !known(&revoked));
         keys.start_over(vec![], [secret.kid()].into_iter());
         assert!(!known(&secret), "a shared secret can be revoked too");
+    }
+    #[test]
+    fn what_comes_while_the_database_is_asked_is_newer_than_its_answer() {
+        let (keys, added, revoked, raced) = (KeySet::default(), key(), key(), key());
+        keys.add(revoked.verifying());
+        keys.begin_over();
+        keys.add(added.verifying());
+        keys.remove(revoked.kid());
+        keys.add(raced.verifying());
+        keys.remove(raced.kid());
+        let held = keys.find(added.kid()).expect("known");
+        keys.start_over(vec![revoked.verifying()], [].into_iter());
+        let known = |key: &SigningKey| keys.find(key.kid()).is_some();
+        assert!(known(&added) && !known(&revoked) && !known(&raced));
+        assert!(!held.is_removed(), "tokens that it has verified stay verified");
+        assert!(keys.is_revoked(revoked.kid()));
+        keys.start_over(vec![], [].into_iter());
+        assert!(!known(&added), "the next time counts for itself");
     }
 }

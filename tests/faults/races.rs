@@ -38,8 +38,10 @@ async fn was_executed(rig: &Rig, statement: &str) {
 async fn a_late_fill(what: &str, ask: impl AsyncFn(&Rig, &Login) -> Answer) {
     let rig = Rig::start(Settings::embedded()).await;
     let alice = rig.node(0).signup().await;
-    // Nobody has shown the session yet: the victim is to ask its database.
-    assert_eq!(rig.redis.run(&["KEYS portcullis:*:s:*"])[0].trim(), "*0");
+    // The victim is to ask its database. The user's record is the last that the signup puts into Redis.
+    eventually("Redis has her", async || (rig.redis.run(&["KEYS portcullis:*:u"])[0].trim() == "*1").then_some(()))
+        .await;
+    rig.redis.run(&["FLUSHALL"]);
     rig.victim().postgres.network(Network::Delays(LATE));
     let (answer, ()) = tokio::join!(ask(&rig, &alice), async {
         was_executed(&rig, "encode(s.secret_hash").await;
