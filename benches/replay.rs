@@ -61,11 +61,13 @@ async fn measure(checks: usize) {
     redis.restart();
     tokio::time::sleep(STATISTICS_AFTER).await;
     gateway.restart().await;
+    let empty = support::redis::memory(&redis);
     let rows_before = session_rows_read(&database).await;
     let cold = replay(&gateway, "all cold", &requests, &zipf(1, checks)).await;
     tokio::time::sleep(STATISTICS_AFTER).await;
     let rows = session_rows_read(&database).await - rows_before;
     let in_redis = support::redis::records(&redis);
+    let occupied = support::redis::memory(&redis).saturating_sub(empty);
     let warm = replay(&gateway, "warm", &requests, &zipf(2, checks)).await;
     gateway.restart().await;
     replay(&gateway, "node replaced", &requests, &zipf(3, checks)).await;
@@ -79,7 +81,12 @@ async fn measure(checks: usize) {
         rows as f64 / cold.sessions as f64
     );
     // A session, its user, and the way from the secret to the session.
-    println!("after the cold replay Redis held {} of {} records", grouped(in_redis), grouped(3 * cold.sessions as u64));
+    println!(
+        "after the cold replay Redis held {} of {} records, {} bytes a session",
+        grouped(in_redis),
+        grouped(3 * cold.sessions as u64),
+        grouped(occupied / cold.sessions as u64)
+    );
 }
 
 struct Outcome {

@@ -1,11 +1,6 @@
 //! An echo server on the gateway's own frames: the same code and settings, no credentials, text and binary up to 16 MiB.
 //!
-//! For the Autobahn test suite, whose fuzzing client knows what RFC 6455 demands of a server:
-//!
-//! ```text
-//! cargo run --release --example ws_echo -- 127.0.0.1:9001
-//! wstest -m fuzzingclient -s scripts/autobahn.json
-//! ```
+//! For the Autobahn test suite, whose fuzzing client knows what RFC 6455 demands of a server: `scripts/autobahn`.
 
 use std::io;
 use std::time::Duration;

@@ -12,6 +12,12 @@ pub fn records(redis: &RedisServer) -> u64 {
     redis::cmd("DBSIZE").query(&mut connect(redis)).expect("DBSIZE")
 }
 
+/// Bytes it uses, its own needs included.
+pub fn memory(redis: &RedisServer) -> u64 {
+    let info: redis::InfoDict = redis::cmd("INFO").arg("memory").query(&mut connect(redis)).expect("INFO");
+    info.get("used_memory").expect("used_memory in INFO")
+}
+
 /// Commands it has processed so far, and bytes it has received and sent.
 pub fn traffic(redis: &RedisServer) -> (u64, u64) {
     let info: redis::InfoDict = redis::cmd("INFO").arg("stats").query(&mut connect(redis)).expect("INFO");

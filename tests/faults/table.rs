@@ -72,7 +72,7 @@ fn page(rows: &[Figures], delays: &[Delays; 2]) -> String {
         the sending of the logout to the close frame in its hands.\n\n\
         | | metric p50 | metric p99 | client p50 | client p99 |\n| --- | --: | --: | --: | --: |\n\
         {}{}\n\
-        The machine was shared with builds and other tests while this ran; longest waits and recoveries show it.\n",
+        Nodes, servers, proxies and clients share the machine's processors; longest waits and recoveries show it.\n",
         rows.iter().map(|row| row.sums.revocations).sum::<u64>(),
         rows.iter().map(|row| row.sums.violations.len()).sum::<usize>(),
         rows.iter().map(|row| row.sums.false_rejections.len()).sum::<usize>(),
