@@ -58,7 +58,7 @@ fn page(rows: &[Figures], delays: &[Delays; 2]) -> String {
         machine(),
         Plan::LONG.persons * crate::people::Ending::ALL.len(),
         Plan::LONG.lasts.as_secs(),
-        rows.first().map(|figures| round(figures.recovery)).unwrap_or_default(),
+        rows.first().map(|figures| Duration::from_millis(figures.recovery.as_millis() as u64)).unwrap_or_default(),
     );
     for figures in rows {
         writeln!(page, "{}", row(figures)).expect("writing to a string");
@@ -106,10 +106,6 @@ fn row(figures: &Figures) -> String {
         figures.recovery.as_millis(),
         figures.queries,
     )
-}
-
-fn round(duration: Duration) -> Duration {
-    Duration::from_millis(duration.as_millis() as u64 / 10 * 10)
 }
 
 fn machine() -> String {
