@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::clock::BootInstant;
-use crate::entry::LogEntry;
+use crate::entry::{LogEntry, Position};
 use crate::ids::{DeploymentId, NodeId};
 use crate::redis_link::{RedisAway, RedisLink};
 use crate::seal::{Purpose, Sealer};
@@ -41,6 +42,8 @@ const MESSAGE_ENTRIES: usize = 500;
 pub enum Heard {
     /// Entries to apply.
     Entries(Vec<LogEntry>),
+    /// A revocation at this position that concerns these ids may have committed; nobody knows.
+    Doubt(Vec<Uuid>, Position),
     /// Everything that was answered before this instant has been delivered.
     Horizon(BootInstant),
 }
@@ -49,6 +52,7 @@ pub enum Heard {
 enum Message {
     Entries { node: NodeId, number: u64, entries: Vec<LogEntry> },
     Beat(Beat),
+    Doubt { node: NodeId, number: u64, about: Vec<Uuid>, position: Position },
     Farewell { node: NodeId },
 }
 
@@ -203,6 +207,10 @@ impl Bus {
                 // Only now: what counts as received has been applied.
                 self.lease().received(node, number);
             }
+            Message::Doubt { node, number, about, position } => {
+                deliver(Heard::Doubt(about, position));
+                self.lease().received(node, number);
+            }
             Message::Beat(beat) => {
                 let horizon = self.lease().heard(&beat, BootInstant::now());
                 horizon.into_iter().for_each(|instant| deliver(Heard::Horizon(instant)));
@@ -238,5 +246,14 @@ impl Announced {
     pub async fn publish(self, entries: &[LogEntry]) -> Result<(), RedisAway> {
         let (node, number) = (self.bus.node, self.number);
         self.bus.send(&Message::Entries { node, number, entries: entries.to_vec() }).await
+    }
+
+    /// Says whom a transaction concerns of which this node does not know whether it committed.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn publish_doubt(self, about: &[Uuid], position: Position) -> Result<(), RedisAway> {
+        let (node, number) = (self.bus.node, self.number);
+        self.bus.send(&Message::Doubt { node, number, about: about.to_vec(), position }).await
     }
 }

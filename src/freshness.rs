@@ -1,7 +1,7 @@
 //! The freshness rule: may this fact still be believed?
 //!
 //! Everything that answers from memory, from Redis or from a read asks [`Freshness::judge`] at **every** use. The module
-//! does no I/O, takes no lock and allocates nothing after the start.
+//! does no I/O, takes no lock (but while something is in doubt) and allocates nothing after the start.
 //!
 //! # The promise
 //!
@@ -32,7 +32,16 @@
 //! * H < a(R): then u − H > 1 s > L. The fact passes only by f0, within L of u, so f0 > a(R): the read was sent after R
 //!   had committed and therefore contains it. Contradiction.
 //!
+//! # When the database goes away in the middle of `COMMIT`
+//!
+//! Such a revocation was not answered, but it may have taken effect, and whoever is asked again may read that it has and
+//! answer so. The node that tried publishes, in place of the entries, whom they concern (see `bus::lease`: no lease rises
+//! before that has arrived), and nothing is believed of these until a complete log read is beyond the transaction. So H
+//! may stand beyond a(R) without R's mark, and no fact that R ended passes.
+//!
 //! The clock is read last, so that a node which is stopped in the middle of the check finds itself late.
+
+mod doubts;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,6 +51,7 @@ use uuid::Uuid;
 
 use crate::clock::BootInstant;
 use crate::entry::Position;
+use doubts::Doubts;
 
 /// L: how long knowledge may be used after the moment up to which it is complete. Below the promised second by what an
 /// answer needs to leave.
@@ -78,6 +88,7 @@ pub struct Freshness {
     horizon: AtomicU64,
     floor: AtomicU64,
     risen: Notify,
+    doubts: Doubts,
 }
 
 #[derive(Default)]
@@ -91,7 +102,13 @@ impl Freshness {
     #[must_use]
     pub fn new() -> Self {
         let slots = std::iter::repeat_with(Slot::default).take(SLOTS).collect();
-        Self { slots, horizon: AtomicU64::new(0), floor: AtomicU64::new(0), risen: Notify::new() }
+        Self {
+            slots,
+            horizon: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            risen: Notify::new(),
+            doubts: Doubts::default(),
+        }
     }
 
     /// Marks that an entry at `position` which concerns `id` (a session's or a user's) has been heard of.
@@ -99,6 +116,18 @@ impl Freshness {
         let slot = self.slot(id);
         slot.applied_at.fetch_max(BootInstant::now().0, Ordering::SeqCst);
         slot.position.fetch_max(position, Ordering::SeqCst);
+        self.doubts.settle(id, position);
+    }
+
+    /// A revocation at `position` that concerns these ids may have committed, or may yet: until that is known nothing is
+    /// believed of them.
+    pub fn doubt(&self, ids: &[Uuid], position: Position) {
+        self.doubts.raise(ids, position);
+    }
+
+    /// A complete log read, sent at `sent_at`, has been applied, and every transaction below `position` was over by then.
+    pub fn settle_doubts(&self, position: Position, sent_at: BootInstant) {
+        self.doubts.settle_below(position, sent_at);
     }
 
     /// Raises H after a complete log read sent at `sent_at`, all of whose entries have been marked and applied.
@@ -185,7 +214,9 @@ impl Judgement<'_> {
     /// Takes in a fact about these ids.
     pub fn fact(mut self, stamp: Stamp, about: &[Uuid]) -> Self {
         let untrimmed = stamp.read_at.is_some() || stamp.position >= self.freshness.floor.load(Ordering::SeqCst);
-        let stands = untrimmed && about.iter().all(|&id| self.freshness.slot(id).allows(stamp));
+        let stands = untrimmed
+            && about.iter().all(|&id| self.freshness.slot(id).allows(stamp))
+            && !self.freshness.doubts.concern(about);
         self.superseded |= !stands;
         let known_until = stamp.read_at.map_or(self.horizon, |read_at| self.horizon.max(read_at));
         self.known_until = self.known_until.min(known_until);
@@ -322,6 +353,20 @@ mod tests {
         freshness.rise(BootInstant::now());
         assert_eq!(freshness.check(from_redis(99), &[Uuid::new_v4()]), Verdict::Superseded);
         assert_eq!(freshness.check(from_redis(100), &[Uuid::new_v4()]), Verdict::Fresh);
+    }
+
+    #[test]
+    fn nothing_is_believed_of_whom_a_revocation_in_doubt_concerns() {
+        let freshness = Freshness::new();
+        let (doubted, other) = (Uuid::new_v4(), Uuid::new_v4());
+        freshness.doubt(&[doubted], 40);
+        freshness.rise(BootInstant::now());
+        let read = own_read(BootInstant::now());
+        assert_eq!(freshness.check(read, &[doubted]), Verdict::Superseded, "it may commit after this read");
+        assert_eq!(freshness.check(from_redis(u64::MAX), &[doubted]), Verdict::Superseded);
+        assert_eq!(freshness.check(read, &[other]), Verdict::Fresh);
+        freshness.settle_doubts(41, BootInstant::now());
+        assert_eq!(freshness.check(read, &[doubted]), Verdict::Fresh);
     }
 
     #[tokio::test]

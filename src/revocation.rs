@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::{Announced, Bus};
+use crate::cache::marked_by;
 use crate::entry::{EndReason, LogEntry};
 use crate::ids::{Sid, UserId};
 use crate::store::attribution::{self, inherited};
@@ -179,10 +180,14 @@ impl Revoker {
         let attribution = attribution::current();
         let task = self.tasks.spawn(inherited(attribution, async move {
             let (outcome, announced) = this.commit(transaction(this.store.clone())).await;
+            if outcome.is_err() {
+                this.doubt(announced).await;
+                return outcome;
+            }
             let entries = outcome.as_ref().map_or(&[][..], Logged::entries);
             // Own sockets close first, whatever Redis does.
             this.applier.apply(entries);
-            if let Some(announced) = announced {
+            if let Some((announced, _)) = announced {
                 // A failed PUBLISH does not hold the answer: every node reads the log.
                 let _ = tokio::time::timeout(PUBLISH_WITHIN, announced.publish(entries)).await;
             }
@@ -193,22 +198,36 @@ impl Revoker {
     }
 
     /// Runs a transaction, which is announced on the bus right before it commits.
-    async fn commit<T>(&self, transaction: impl Future<Output = T>) -> (T, Option<Announced>) {
+    async fn commit<T>(&self, transaction: impl Future<Output = T>) -> (T, Option<(Announced, Vec<LogEntry>)>) {
         let Some(bus) = self.bus.clone() else { return (transaction.await, None) };
         let slot = Arc::new(Mutex::new(None));
         let announce: BeforeCommit = {
             let slot = slot.clone();
-            Arc::new(move || {
+            Arc::new(move |logged| {
                 let (bus, slot) = (bus.clone(), slot.clone());
                 Box::pin(async move {
                     let announced = bus.announce().await;
-                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(announced);
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((announced, logged));
                 })
             })
         };
         let outcome = before_commit(announce, transaction).await;
         let announced = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         (outcome, announced)
+    }
+
+    /// The transaction was about to commit, and failed: it may have taken effect all the same. Whoever asks again may be
+    /// told so, from a read, before any node has heard of the entry; so it is said now whom it concerns.
+    async fn doubt(&self, announced: Option<(Announced, Vec<LogEntry>)>) {
+        let Some((announced, logged)) = announced else { return };
+        let revoking: Vec<_> = logged.iter().filter(|entry| entry.scope.revocation_kind().is_some()).collect();
+        let about: Vec<_> = revoking.iter().flat_map(|entry| marked_by(&entry.scope)).collect();
+        let Some(position) = revoking.iter().map(|entry| entry.position).max() else {
+            let _ = tokio::time::timeout(PUBLISH_WITHIN, announced.publish(&[])).await;
+            return;
+        };
+        self.applier.doubt(&about, position);
+        let _ = tokio::time::timeout(PUBLISH_WITHIN, announced.publish_doubt(&about, position)).await;
     }
 
     /// Only saves other nodes a look at what the check refuses anyway: nobody waits for it.

@@ -39,6 +39,11 @@ const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
 const PROBE_AFTER: Duration = Duration::from_secs(45);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
+/// What the kernel takes for a client beyond what is on its way: the rest of a backlog is the outbox's, which is bounded.
+/// Else a client that does not read costs megabytes of the kernel's before anybody notices.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 64 * 1024;
+
 /// A connection that has sent nothing for this long is closed.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(15);
 
@@ -69,7 +74,10 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY))?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))?;
+    {
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))?;
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -90,6 +90,7 @@ impl Duties {
         let listening = bus.clone();
         let deliver = move |heard| match heard {
             Heard::Entries(entries) => drop(applier.apply(&entries)),
+            Heard::Doubt(about, position) => applier.doubt(&about, position),
             Heard::Horizon(instant) => freshness.rise(instant),
         };
         self.start("bus", async move { listening.listen(deliver).await });

@@ -13,6 +13,10 @@
 //! answered before t is in G; with all peers, everything answered before the least such t is. An own beat that comes back
 //! alone proves nothing about others: the revoker may be the one who is cut off.
 //!
+//! A node that cannot tell whether R committed answers nothing; but another may read that it did, and say so. What it
+//! publishes under R's number is whom R concerns, and nothing is believed of these until the log was read
+//! (`freshness`), so that the horizon may pass R all the same.
+//!
 //! Messages are followed from a **baseline**: a number announced by a beat. Those up to it may never arrive. They make no
 //! difference once a complete log read has begun after a beat that calls them settled, because then they had committed
 //! before it, or never will. A message that stays away makes a new baseline.

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::cache::{Cache, marked_by};
-use crate::entry::{LogEntry, Scope};
+use crate::entry::{LogEntry, Position, Scope};
 use crate::freshness::Freshness;
 use crate::ids::{NodeId, UserId};
 use crate::metrics;
@@ -84,6 +85,15 @@ impl Applier {
             self.count_and_confirm(entry, closed);
         }
         new.into_iter().cloned().collect()
+    }
+
+    /// Believes nothing of these ids until the log says how a transaction ended that may have revoked something of theirs.
+    pub fn doubt(&self, about: &[Uuid], position: Position) {
+        tracing::warn!(
+            concerned = about.len(),
+            "the database went away in the middle of a revocation; what it concerns waits for the log"
+        );
+        self.parts.freshness.doubt(about, position);
     }
 
     /// The last step, which needs Redis and may fail.

@@ -70,6 +70,7 @@ async fn read_once(
         *reader = parts.store.log_reader();
         return Err(error);
     }
+    parts.freshness.settle_doubts(read.settled_below, read.sent_at);
     // Only now: every entry of the read has been marked, forgotten and told to the sockets.
     parts.freshness.rise(read.sent_at);
     if let Some(bus) = bus {

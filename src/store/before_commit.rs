@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-/// Done right before `COMMIT` is sent.
-pub type BeforeCommit = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+use crate::entry::LogEntry;
+
+/// Done right before `COMMIT` is sent, with what the transaction has logged.
+pub type BeforeCommit = Arc<dyn Fn(Vec<LogEntry>) -> BoxFuture<'static, ()> + Send + Sync>;
 
 tokio::task_local! {
     static BEFORE_COMMIT: BeforeCommit;
@@ -19,8 +21,8 @@ pub async fn before_commit<T>(before: BeforeCommit, work: impl Future<Output = T
 }
 
 /// For the backends: does what the caller wants done before it commits.
-pub(super) async fn about_to_commit() {
+pub(super) async fn about_to_commit(logged: Vec<LogEntry>) {
     if let Ok(before) = BEFORE_COMMIT.try_with(Clone::clone) {
-        before().await;
+        before(logged).await;
     }
 }

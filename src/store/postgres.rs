@@ -140,7 +140,8 @@ impl Postgres {
             match lease.send(opening.clone()).await {
                 Ok(_) => {
                     lease.in_transaction = true;
-                    let mut transaction = Transaction { lease, _timer: QueryTimer::start(query), _place: place };
+                    let mut transaction =
+                        Transaction { lease, logged: Vec::new(), _timer: QueryTimer::start(query), _place: place };
                     if let Some(attribution) = &attribution {
                         transaction.note_action(attribution).await?;
                     }
@@ -218,6 +219,8 @@ async fn rollback(connection: &mut PgConnection) -> bool {
 /// A transaction under way. Dropped without [`commit`](Self::commit) its connection is closed: it is rolled back.
 struct Transaction<'a> {
     lease: Lease<'a>,
+    /// What it has logged, as far as somebody asked.
+    logged: Vec<LogEntry>,
     _timer: QueryTimer,
     _place: SemaphorePermit<'a>,
 }
@@ -241,11 +244,13 @@ impl Transaction<'_> {
 
     /// What the triggers logged in this transaction.
     async fn entries(&mut self) -> StoreResult<Vec<LogEntry>> {
-        entries(self.json::<Vec<EntryRow>>(Script::new(sql::OWN_ENTRIES)).await?)
+        let logged = entries(self.json::<Vec<EntryRow>>(Script::new(sql::OWN_ENTRIES)).await?)?;
+        self.logged.clone_from(&logged);
+        Ok(logged)
     }
 
     async fn commit(mut self) -> StoreResult<()> {
-        about_to_commit().await;
+        about_to_commit(std::mem::take(&mut self.logged)).await;
         self.lease.send(Script::new("COMMIT")).await?;
         self.lease.in_transaction = false;
         Ok(())

@@ -134,7 +134,8 @@ impl Sqlite {
         };
         let attribution = attribution::current();
         let attributed = attribution.is_some();
-        let mut transaction = Transaction { transaction, logged_before, attributed, _timer: timer, _place: place };
+        let mut transaction =
+            Transaction { transaction, logged_before, logged: Vec::new(), attributed, _timer: timer, _place: place };
         if let Some(attribution) = &attribution {
             transaction.attribute(attribution).await?;
         }
@@ -152,6 +153,8 @@ impl Sqlite {
 struct Transaction<'a> {
     transaction: sqlx::Transaction<'static, sqlx::Sqlite>,
     logged_before: i64,
+    /// What it has logged, as far as somebody asked.
+    logged: Vec<LogEntry>,
     attributed: bool,
     _timer: QueryTimer,
     _place: SemaphorePermit<'a>,
@@ -174,14 +177,16 @@ impl Transaction<'_> {
 
     /// What the triggers logged in this transaction.
     async fn entries(&mut self) -> StoreResult<Vec<LogEntry>> {
-        entries(self.rows::<EntryRow>(sqlx::query(sql::ENTRIES_AFTER).bind(self.logged_before)).await?)
+        let logged = entries(self.rows::<EntryRow>(sqlx::query(sql::ENTRIES_AFTER).bind(self.logged_before)).await?)?;
+        self.logged.clone_from(&logged);
+        Ok(logged)
     }
 
     async fn commit(mut self) -> StoreResult<()> {
         if self.attributed {
             self.run(sqlx::query(audit::CLEAR)).await?;
         }
-        about_to_commit().await;
+        about_to_commit(std::mem::take(&mut self.logged)).await;
         Ok(self.transaction.commit().await?)
     }
 }

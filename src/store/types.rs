@@ -429,6 +429,8 @@ pub struct LogRead {
     pub watermark: Position,
     /// The newest position known to be complete (diagnostics).
     pub position: Position,
+    /// Every transaction below this position was over when the statement ran.
+    pub settled_below: Position,
 }
 
 /// The size and use of the pool, for `/health` and metrics.

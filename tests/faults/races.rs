@@ -1,7 +1,7 @@
 //! The races that must not exist, each forced at the front door: a line is slowed down or held up until the other side
 //! has done its part. `tests/README.md` names the test of every race.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 
@@ -131,4 +131,67 @@ async fn an_entry_that_comes_late_spares_the_login_after_it() {
     })
     .await;
     new.expect_open().await;
+}
+
+/// The database goes away while the answer to the revoker's `COMMIT` is on its way: it took effect, and no node knows.
+/// Whoever asked a third node would be told that it did, so nobody lets the session in; everybody else goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_leaves_nobody_in() {
+    let rig = Rig::start(Settings::embedded()).await;
+    let (alice, bob) = (rig.node(0).signup().await, rig.node(0).signup().await);
+    let (other, revoker) = (&rig.members[0], rig.victim());
+    goes_by_the_lease(&rig, &bob).await;
+    rig.works_for(&bob).await;
+    other.node.verify(&alice.token).await.expect(204);
+
+    other.postgres.network(Network::Refuses);
+    revoker.postgres.network(Network::Delays(LATE));
+    const ENDED: &str = "SELECT count(*) FROM sessions WHERE sid::text = $1 AND ended_at IS NOT NULL";
+    let mut connection = PgConnection::connect(&rig.database_url).await.expect("connect to Postgres");
+    let (answer, committed) = tokio::join!(revoker.node.logout(&alice.token), async {
+        eventually("it has taken effect", async || {
+            let ended = sqlx::query_scalar::<_, i64>(ENDED).bind(&alice.sid).fetch_one(&mut connection).await;
+            (ended.expect("a number") == 1).then_some(())
+        })
+        .await;
+        revoker.postgres.network(Network::Refuses);
+        Instant::now()
+    });
+    answer.problem(&[503]);
+    tokio::time::sleep_until((committed + Duration::from_secs(1)).into()).await;
+    let mut others = 0;
+    while committed.elapsed() < Duration::from_secs(3) {
+        for member in &rig.members {
+            member.node.verify(&alice.token).await.problem(&[503]);
+            others += u32::from(member.node.verify(&bob.token).await.status == 204);
+        }
+    }
+    assert!(others > 0, "the nodes' beats go on proving for everybody else");
+
+    rig.postgres_network(Network::Passes);
+    rig.works_for(&bob).await;
+    for member in &rig.members {
+        eventually("it is known how it ended", async || {
+            (member.node.verify(&alice.token).await.status == 401).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Waits until both nodes can do without the database.
+async fn goes_by_the_lease(rig: &Rig, who: &Login) {
+    eventually("the nodes answer without their database", async || {
+        rig.works_for(who).await;
+        rig.postgres_network(Network::Refuses);
+        let since = Instant::now();
+        let mut proven = true;
+        while proven && since.elapsed() < Duration::from_millis(1500) {
+            for member in &rig.members {
+                proven &= member.node.verify(&who.token).await.status == 204;
+            }
+        }
+        rig.postgres_network(Network::Passes);
+        proven.then_some(())
+    })
+    .await;
 }

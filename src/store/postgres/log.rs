@@ -87,16 +87,17 @@ impl LogReader {
     }
 
     pub(in crate::store) async fn read(&mut self) -> StoreResult<LogRead> {
+        let mut elsewhere = false;
         if self.cursor.is_some() {
             let (state, sent) = self.state(TAIL_LIMIT).await?;
             if self.continues(&state) {
-                return self.take(state, sent, true);
+                return self.take(state, sent, (true, false));
             }
             tracing::warn!("the log's tail does not continue what was read before; reading all of it");
-            self.cursor = None;
+            elsewhere = self.cursor.take().is_some_and(|cursor| cursor.history != state.history());
         }
         let (state, sent) = self.state(WHOLE_LIMIT).await?;
-        self.take(state, sent, false)
+        self.take(state, sent, (false, elsewhere))
     }
 
     /// Nothing can have been missed: the same history, and nothing trimmed that this reader had still to see.
@@ -133,7 +134,12 @@ impl LogReader {
         Ok((state, sent))
     }
 
-    fn take(&mut self, state: State, sent_at: BootInstant, continuous: bool) -> StoreResult<LogRead> {
+    fn take(
+        &mut self,
+        state: State,
+        sent_at: BootInstant,
+        (continuous, elsewhere): (bool, bool),
+    ) -> StoreResult<LogRead> {
         let history = state.history();
         let database_now =
             from_micros(state.now).ok_or_else(|| StoreError::Corrupt("the database's clock is out of range".into()))?;
@@ -148,6 +154,8 @@ impl LogReader {
             continuous,
             watermark: state.trimmed_below.unwrap_or(Position::MAX),
             position: state.position,
+            // A transaction of another history commits nowhere any more.
+            settled_below: if elsewhere { Position::MAX } else { state.position },
         };
         self.cursor = Some(Cursor { position: state.position, history, seen: now_seen });
         Ok(read)

@@ -112,6 +112,8 @@ impl LogReader {
             continuous,
             watermark: state.trimmed_below.unwrap_or(Position::MAX),
             position: state.position,
+            // One writer, in this process: whoever commits learns at once how it ended.
+            settled_below: Position::MAX,
         };
         self.cursor = Some(Cursor { position: state.position, deployment: state.deployment });
         Ok(read)
