@@ -145,6 +145,11 @@ impl Bus {
         self.lease().silent(BootInstant::now())
     }
 
+    /// The database says that this node is alive, heard or not.
+    pub fn expect_peer(&self, node: NodeId) {
+        self.lease().expect(node);
+    }
+
     /// The database says that this peer is dead.
     pub fn forget_peer(&self, node: NodeId) {
         self.lease().forget(node);
@@ -248,11 +253,12 @@ impl Announced {
         self.bus.send(&Message::Entries { node, number, entries: entries.to_vec() }).await
     }
 
-    /// Says whom a transaction concerns of which this node does not know whether it committed.
+    /// Says whom a transaction concerns of which this node does not know whether it committed. Keep the message until it is
+    /// known: whoever subscribes meanwhile has not heard the doubt, and must not take it for settled.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub async fn publish_doubt(self, about: &[Uuid], position: Position) -> Result<(), RedisAway> {
+    pub async fn publish_doubt(&self, about: &[Uuid], position: Position) -> Result<(), RedisAway> {
         let (node, number) = (self.bus.node, self.number);
         self.bus.send(&Message::Doubt { node, number, about: about.to_vec(), position }).await
     }

@@ -125,6 +125,11 @@ impl Freshness {
         self.doubts.raise(ids, position);
     }
 
+    /// Waits until nothing of these is in doubt.
+    pub async fn until_settled(&self, ids: &[Uuid]) {
+        self.until(|| !self.doubts.concern(ids)).await;
+    }
+
     /// A complete log read, sent at `sent_at`, has been applied, and every transaction below `position` was over by then.
     pub fn settle_doubts(&self, position: Position, sent_at: BootInstant) {
         self.doubts.settle_below(position, sent_at);
@@ -177,19 +182,20 @@ impl Freshness {
     }
 
     async fn wait_until(&self, limit: Duration, reached: impl Fn() -> bool) -> bool {
-        let waiting = async {
-            loop {
-                let risen = self.risen.notified();
-                tokio::pin!(risen);
-                // Registered before the condition is looked at, or a rise in between would be missed.
-                risen.as_mut().enable();
-                if reached() {
-                    return;
-                }
-                risen.await;
+        tokio::time::timeout(limit, self.until(reached)).await.is_ok()
+    }
+
+    async fn until(&self, reached: impl Fn() -> bool) {
+        loop {
+            let risen = self.risen.notified();
+            tokio::pin!(risen);
+            // Registered before the condition is looked at, or a rise in between would be missed.
+            risen.as_mut().enable();
+            if reached() {
+                return;
             }
-        };
-        tokio::time::timeout(limit, waiting).await.is_ok()
+            risen.await;
+        }
     }
 
     fn slot(&self, id: Uuid) -> &Slot {

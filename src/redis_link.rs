@@ -1,7 +1,9 @@
 //! The link to Redis: one multiplexed connection with a short time limit and a circuit breaker, so that a Redis that
-//! hangs costs a few milliseconds once and not per request. Used by the cache's second tier and by the bus.
+//! hangs costs a few milliseconds once and not per request. A connection on which nothing is answered any more is given up
+//! for a new one: it may be dead without anybody having said so. Used by the cache's second tier and by the bus.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::counter;
@@ -27,7 +29,8 @@ pub struct RedisAway;
 /// One connection shared by everybody.
 pub struct RedisLink {
     client: redis::Client,
-    manager: ConnectionManager,
+    config: ConnectionManagerConfig,
+    manager: Mutex<ConnectionManager>,
     timeout: Duration,
     breaker: Breaker,
 }
@@ -48,8 +51,8 @@ impl RedisLink {
             .set_number_of_retries(0)
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(timeout));
-        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(refused)?;
-        Ok(Self { client, manager, timeout, breaker: Breaker::default() })
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config.clone()).map_err(refused)?;
+        Ok(Self { client, config, manager: Mutex::new(manager), timeout, breaker: Breaker::default() })
     }
 
     /// Runs a pipeline within the time limit.
@@ -60,21 +63,36 @@ impl RedisLink {
         if !self.breaker.admits(BootInstant::now()) {
             return Err(RedisAway);
         }
-        let mut connection = self.manager.clone();
+        let mut connection = self.manager().clone();
         match tokio::time::timeout(self.timeout, pipeline.query_async(&mut connection)).await {
             Ok(Ok(value)) => {
                 self.breaker.succeeded();
                 Ok(value)
             }
             Ok(Err(error)) => {
+                if error.is_timeout() {
+                    self.give_up();
+                }
                 self.breaker.failed(&format_args!("{:?}", error.kind()));
                 Err(RedisAway)
             }
             Err(_) => {
+                self.give_up();
                 self.breaker.failed(&"no answer within the time limit");
                 Err(RedisAway)
             }
         }
+    }
+
+    /// Nothing was answered: whoever tries next does so on a new connection. The breaker sees to it that this is seldom.
+    fn give_up(&self) {
+        if let Ok(new) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone()) {
+            *self.manager() = new;
+        }
+    }
+
+    fn manager(&self) -> MutexGuard<'_, ConnectionManager> {
+        self.manager.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the circuit breaker does now.

@@ -228,6 +228,12 @@ impl Revoker {
         };
         self.applier.doubt(&about, position);
         let _ = tokio::time::timeout(PUBLISH_WITHIN, announced.publish_doubt(&about, position)).await;
+        let freshness = self.applier.parts().freshness.clone();
+        // None of the node's tasks: a node that stops does not wait for its database.
+        tokio::spawn(async move {
+            freshness.until_settled(&about).await;
+            drop(announced);
+        });
     }
 
     /// Only saves other nodes a look at what the check refuses anyway: nobody waits for it.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::common::Node;
 
 /// What every node asks the database for by itself, whether anybody is there or not.
-const BACKGROUND: [&str; 5] = ["log_read", "beat", "sweep", "register_key", "keys"];
+const BACKGROUND: [&str; 6] = ["log_read", "beat", "live_nodes", "sweep", "register_key", "keys"];
 
 /// All counters at one moment, by name and labels.
 pub struct Counters(BTreeMap<String, f64>);

@@ -160,7 +160,7 @@ impl App {
         self.duties.start("sign-in", async move {
             loop {
                 let turn = tokio::time::timeout(TURN_WITHIN, turns.lock()).await;
-                forget_dead_peers(&store, bus.as_deref()).await;
+                look_for_peers(&store, bus.as_deref()).await;
                 let public = signer.current().and_then(|(key, _)| key.public());
                 if let Err(error) = store.beat(node, public.as_ref().map(|key| &*key.kid)).await {
                     tracing::debug!(%error, "failed to say that this node lives");
@@ -251,14 +251,13 @@ async fn sweep(store: Store, retention: Retention, keep_audit: Duration) {
     }
 }
 
-/// Peers that have fallen silent hold the lease back until the database says that they are dead.
-async fn forget_dead_peers(store: &Store, bus: Option<&Bus>) {
+/// Peers that have fallen silent hold the lease back until the database says that they are dead; and those that it says are
+/// alive hold it back until they are heard.
+async fn look_for_peers(store: &Store, bus: Option<&Bus>) {
     let Some(bus) = bus else { return };
     let silent = bus.silent_peers();
-    if silent.is_empty() {
-        return;
-    }
     if let Ok(live) = store.live_nodes(NODE_ALIVE_WITHIN).await {
+        live.iter().for_each(|alive| bus.expect_peer(alive.node));
         silent
             .into_iter()
             .filter(|&node| live.iter().all(|alive| alive.node != node))

@@ -163,6 +163,11 @@ impl Lease {
         self.peers.values_mut().for_each(|peer| peer.following = None);
     }
 
+    /// The database says that this node is alive. One that is not heard holds the lease back: it may revoke all the same.
+    pub fn expect(&mut self, node: NodeId) {
+        self.peers.entry(node).or_insert_with(Peer::new);
+    }
+
     /// Peers that have fallen silent. They hold the lease back until somebody has found out that they are dead.
     #[must_use]
     pub fn silent(&self, now: BootInstant) -> Vec<NodeId> {
@@ -350,6 +355,18 @@ mod tests {
         pair.here.forget(there);
         let mine = pair.here.beat(at(30));
         assert_eq!(pair.here.heard(&mine, at(30)), Some(at(30)));
+    }
+
+    #[test]
+    fn a_peer_that_is_alive_and_never_heard_holds_the_lease() {
+        let mut pair = Pair::acquainted();
+        let mute = NodeId::random();
+        pair.here.expect(mute);
+        assert_eq!(pair.round(30), None);
+        pair.here.log_read(at(35));
+        assert_eq!(pair.round(40), None, "it may revoke, and its messages do not come");
+        pair.here.forget(mute);
+        assert_eq!(pair.round(50), Some(at(50)));
     }
 
     #[test]

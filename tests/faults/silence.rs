@@ -73,3 +73,18 @@ async fn the_circuit_breaker_opens_once_and_closes_again() {
     let openings = victim.metric("portcullis_circuit_breaker_openings_total").await;
     assert!(openings.iter().map(|(_, count)| *count).sum::<f64>() >= 1.0, "{openings:?}");
 }
+
+/// A firewall forgets the node's connections to Redis: nobody says so, and nothing is answered on them any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_on_which_nothing_is_answered_is_made_anew() {
+    let rig = Rig::start(Settings::embedded()).await;
+    let alice = rig.node(0).signup().await;
+    rig.works_for(&alice).await;
+    rig.victim().redis.forget();
+    eventually("it was noticed, and mended", async || {
+        let noticed = rig.victim().metric("portcullis_circuit_breaker_openings_total").await;
+        let health = rig.victim().node.get("/health").send().await.expect(200);
+        (noticed.iter().any(|(_, count)| *count >= 1.0) && health["redis_cache"]["connected"] == true).then_some(())
+    })
+    .await;
+}
