@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 /// Runs the command given after two arguments: the signal that ends it and the file that takes its process id. Its exit
@@ -156,6 +157,9 @@ pub fn family(pid: u32) -> Vec<u32> {
 pub fn scratch(name: &str) -> TempDir {
     static ROOT: OnceLock<(PathBuf, Child)> = OnceLock::new();
     let (root, _) = ROOT.get_or_init(|| {
+        // Ordinary users begin with a thousand, which proxies and crowds of clients use up.
+        let limit = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
         let root = tempfile::Builder::new().prefix("portcullis-tests-").tempdir().expect("make a directory").keep();
         // Postgres runs as a user of its own below it.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("open the directory to other users");
