@@ -178,16 +178,17 @@ impl Headcount {
         }
     }
 
-    /// Says that this node lives, and sets the floors by how many do. True when their number has changed: then every
-    /// count is to be written anew.
+    /// Says that this node lives, and sets the floors by how many do. True when their number has changed, or Redis knew
+    /// nothing of this node any more: then every count is to be written anew.
     async fn renew(&self) -> Result<bool, RedisAway> {
-        let nodes = self.counts.renew().await?.max(1);
+        let (nodes, forgotten) = self.counts.renew().await?;
+        let nodes = nodes.max(1);
         let changed = self.nodes.swap(nodes, Ordering::Relaxed) != nodes;
         for threshold in [&self.user, &self.address] {
             let floor = (threshold.limit / (UNSEEN * nodes)).max(1);
             threshold.floor.store(floor, Ordering::Relaxed);
         }
-        Ok(changed)
+        Ok(changed || forgotten)
     }
 
     /// Whose counts are to be written again.

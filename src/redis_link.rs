@@ -21,6 +21,9 @@ const OPEN_FOR: Duration = Duration::from_millis(500);
 /// How long a new connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How old a connection must be to be given up: one that is still being made takes longer than a command may.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
+
 /// Redis did not answer in time, refused, or is known to be away. Costs a fill or a hit, never a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Redis is away")]
@@ -30,7 +33,8 @@ pub struct RedisAway;
 pub struct RedisLink {
     client: redis::Client,
     config: ConnectionManagerConfig,
-    manager: Mutex<ConnectionManager>,
+    /// The connection, and since when it is the one.
+    manager: Mutex<(ConnectionManager, BootInstant)>,
     timeout: Duration,
     breaker: Breaker,
 }
@@ -52,7 +56,13 @@ impl RedisLink {
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(timeout));
         let manager = ConnectionManager::new_lazy_with_config(client.clone(), config.clone()).map_err(refused)?;
-        Ok(Self { client, config, manager: Mutex::new(manager), timeout, breaker: Breaker::default() })
+        Ok(Self {
+            client,
+            config,
+            manager: Mutex::new((manager, BootInstant::now())),
+            timeout,
+            breaker: Breaker::default(),
+        })
     }
 
     /// Runs a pipeline within the time limit.
@@ -63,7 +73,7 @@ impl RedisLink {
         if !self.breaker.admits(BootInstant::now()) {
             return Err(RedisAway);
         }
-        let mut connection = self.manager().clone();
+        let mut connection = self.manager().0.clone();
         match tokio::time::timeout(self.timeout, pipeline.query_async(&mut connection)).await {
             Ok(Ok(value)) => {
                 self.breaker.succeeded();
@@ -84,14 +94,17 @@ impl RedisLink {
         }
     }
 
-    /// Nothing was answered: whoever tries next does so on a new connection. The breaker sees to it that this is seldom.
+    /// Nothing was answered: whoever tries next does so on a new connection.
     fn give_up(&self) {
-        if let Ok(new) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone()) {
-            *self.manager() = new;
+        let (mut manager, now) = (self.manager(), BootInstant::now());
+        if now.since(manager.1) >= GIVE_UP_AFTER
+            && let Ok(new) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+        {
+            *manager = (new, now);
         }
     }
 
-    fn manager(&self) -> MutexGuard<'_, ConnectionManager> {
+    fn manager(&self) -> MutexGuard<'_, (ConnectionManager, BootInstant)> {
         self.manager.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -44,14 +44,14 @@ return others
 ";
 
 /// Says that a node lives: KEYS 1 the nodes; ARGV 1 this node, 2 for how many seconds, 3 its name before, if it had one.
-/// Says how many do.
+/// Says how many do, and 1 when the node was not there before.
 const RENEW: &str = r"
 local now = tonumber(redis.call('TIME')[1])
 if ARGV[3] ~= ARGV[1] then redis.call('ZREM', KEYS[1], ARGV[3]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+local new = redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('EXPIRE', KEYS[1], 10 * tonumber(ARGV[2]))
-return redis.call('ZCARD', KEYS[1])
+return {redis.call('ZCARD', KEYS[1]), new}
 ";
 
 /// A place among those of one user or address.
@@ -92,15 +92,16 @@ impl RedisCounts {
         Self { node, link, sealer, prefix, name: AtomicU64::new(0), known: AtomicBool::new(false) }
     }
 
-    /// Says that this node lives, and asks how many do.
-    pub(super) async fn renew(&self) -> Result<usize, RedisAway> {
+    /// Says that this node lives, and asks how many do. True beside it when Redis had forgotten this node: it was emptied,
+    /// or took the node for dead.
+    pub(super) async fn renew(&self) -> Result<(usize, bool), RedisAway> {
         let number = self.name.load(Ordering::Relaxed);
         let mut pipeline = redis::pipe();
         pipeline.cmd("EVAL").arg(RENEW).arg(1).arg(self.nodes_key());
         pipeline.arg(self.field(number)).arg(ALIVE_SECONDS).arg(self.field(number.saturating_sub(1)));
-        let (nodes,): (usize,) = self.link.run(&pipeline).await?;
-        self.known.store(true, Ordering::Relaxed);
-        Ok(nodes)
+        let ((nodes, new),): ((usize, u8),) = self.link.run(&pipeline).await?;
+        let known = self.known.swap(true, Ordering::Relaxed);
+        Ok((nodes, known && new == 1))
     }
 
     /// From now on this node counts under another name; its counts so far are those of a dead one.

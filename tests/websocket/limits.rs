@@ -17,6 +17,7 @@ stages! {
     ],
     cluster: [
         without_redis_each_node_counts_for_itself,
+        an_emptied_redis_learns_the_counts_again,
         a_node_that_died_takes_no_places,
         of_many_that_come_at_once_as_many_get_in_as_may,
     ],
@@ -217,6 +218,16 @@ async fn without_redis_each_node_counts_for_itself(mode: Mode) {
     drop(sockets.pop());
     let refused = async || connect(stage.b(), &alice).await.err();
     assert_eq!(eventually("five are too many", refused).await, 3504);
+}
+
+/// Nothing fails when somebody empties Redis: a node finds out when it says the next time that it lives.
+async fn an_emptied_redis_learns_the_counts_again(mode: Mode) {
+    let stage = mode.own().env("PORTCULLIS_MAX_CONNECTIONS_PER_USER", "3").start().await;
+    let alice = stage.a().signup().await;
+    let _sockets = three_sockets(&stage, &alice).await;
+    stage.redis().run(&["FLUSHALL"]);
+    let refused = async || connect(stage.b(), &alice).await.err();
+    assert_eq!(eventually("the counts are there again", refused).await, 3504);
 }
 
 async fn a_node_that_died_takes_no_places(mode: Mode) {
